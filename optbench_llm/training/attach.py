@@ -1,0 +1,49 @@
+"""Give any trainer that has been built an optimizer by name."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from transformers import Trainer
+
+from optbench_llm.training.choice import OptimizerChoice
+from optbench_llm.training.mixin import OptBenchMixin
+
+
+def attach(
+    trainer: Trainer,
+    spec: str,
+    lr: float | None = None,
+    *,
+    engine: str = "auto",
+    **hyperparameters: Any,
+) -> None:
+    """Let ``trainer``, an instance of any Trainer class, train with the optimizer ``spec``.
+
+    Call it before ``train()``. It is the same run as ``OptBenchArguments(optim=spec, ...)`` would
+    give. Without ``lr`` a ``learning_rate`` of the trainer's arguments that is not their default
+    counts, else the catalog's declared one; likewise ``weight_decay``, and for methods that demand
+    a constant learning rate the schedule.
+
+    Raises ValueError where the trainer has an optimizer already, and for an unknown spec or
+    hyperparameters that cannot be.
+    """
+    if trainer.optimizer is not None or trainer.is_in_train:
+        raise ValueError(
+            f"cannot attach {spec!r}: the trainer already has an optimizer"
+            f" ({type(trainer.optimizer).__name__}); attach before train() and before"
+            " create_optimizer(), and build the trainer without `optimizers`"
+        )
+    choice = OptimizerChoice.from_attach(trainer.args, spec, lr, engine, hyperparameters)
+    choice.validate(trainer.args)
+    if not isinstance(trainer, OptBenchMixin):
+        trainer.__class__ = _with_mixin(type(trainer))
+    assert isinstance(trainer, OptBenchMixin)
+    trainer.choose_optimizer(choice)
+    trainer.measure()
+
+
+@functools.cache
+def _with_mixin(trainer_class: type[Trainer]) -> type[Trainer]:
+    return type(f"OptBench{trainer_class.__name__}", (OptBenchMixin, trainer_class), {})

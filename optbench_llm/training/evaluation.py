@@ -1,0 +1,37 @@
+"""Loss on a split, weighted by tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import Trainer
+
+from optbench_llm.programs import trained_positions
+
+
+@torch.no_grad()
+def mean_token_loss(trainer: Trainer, dataset: object) -> float:
+    """Mean loss over all trained tokens of ``dataset``, with the model as it is to be evaluated.
+
+    ``Trainer.evaluate`` averages the means of its batches, so that its loss depends on the batch
+    size wherever sequences differ in length; this one does not. It draws no random numbers of the
+    run.
+    """
+    model = trainer.model_wrapped
+    optimizer = trainer.optimizer
+    if hasattr(optimizer, "eval"):
+        optimizer.eval()
+    model.eval()
+    totals = torch.zeros(2, dtype=torch.float64, device=trainer.args.device)
+    with torch.random.fork_rng(devices=[]):  # starting a data loader draws a number
+        for batch in trainer.get_eval_dataloader(dataset):  # pyright: ignore
+            inputs = trainer._prepare_inputs(batch)
+            tokens = trained_positions(trainer, inputs).sum()
+            with trainer.compute_loss_context_manager():
+                loss = trainer.compute_loss(model, inputs)
+            assert isinstance(loss, Tensor)
+            # The mean of no tokens is NaN.
+            total = torch.where(tokens > 0, loss.double() * tokens, 0.0)
+            totals += torch.stack([total, tokens.double()])
+    total, count = trainer.accelerator.reduce(totals, "sum").tolist()  # pyright: ignore
+    return total / count

@@ -1,0 +1,204 @@
+"""The seams to transformers: a mixin for any Trainer class, and the Trainer with it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainingArguments
+
+from optbench_llm.create import create_optimizer, effective_hyperparameters
+from optbench_llm.programs import Replay, create_program, trained_positions
+from optbench_llm.training.arguments import OptBenchArguments
+from optbench_llm.training.callback import OptBenchCallback
+from optbench_llm.training.choice import OptimizerChoice
+from optbench_llm.training.hf_provider import check_taken, hf_arguments
+from optbench_llm.training.optimizer_clock import unwrapped
+
+logger = logging.getLogger(__name__)
+
+
+class OptBenchMixin:
+    """Gives a Trainer class any optimizer by name: ``class MyTrainer(OptBenchMixin, SFTTrainer)``.
+
+    The optimizer comes from :class:`OptBenchArguments` or from :func:`attach`; with other arguments
+    and nothing attached the Trainer makes its own. Losses, times and memory are measured by an
+    :class:`OptBenchCallback`. Schedule-free models are evaluated and saved at x, trained at y, and
+    left at x when ``train`` returns.
+
+    ``effective_hyperparameters`` holds one dict for each parameter group once the optimizer is made.
+    """
+
+    # Class attributes, since `attach` turns a finished trainer into one of these.
+    choice: OptimizerChoice | None = None
+    effective_hyperparameters: list[dict[str, Any]] | None = None
+    _replay: Replay | None = None
+    _saving = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if isinstance(self.args, OptBenchArguments):
+            self.choose_optimizer(OptimizerChoice.from_arguments(self.args))
+        self.measure()
+
+    def choose_optimizer(self: Any, choice: OptimizerChoice) -> None:
+        """Use this optimizer.
+
+        Raises ValueError for a spec or hyperparameters that cannot be, and beside
+        ``optimizer_cls_and_kwargs``, which names another optimizer.
+        """
+        choice.validate(self.args)
+        if self.optimizer_cls_and_kwargs is not None:
+            raise ValueError(
+                f"the trainer was given optimizer_cls_and_kwargs="
+                f"{self.optimizer_cls_and_kwargs!r} and is to use optimizer {choice.spec!r};"
+                " keep one of them"
+            )
+        self.choice = choice
+
+    def measure(self: Any) -> None:
+        """Add the measuring callback unless the trainer has one."""
+        if not any(isinstance(c, OptBenchCallback) for c in self.callback_handler.callbacks):
+            self.add_callback(OptBenchCallback())
+
+    @property
+    def measurements(self: Any) -> OptBenchCallback:
+        """The callback that measures this trainer; a resume may have replaced it."""
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, OptBenchCallback):
+                return callback
+        raise ValueError("the trainer's OptBenchCallback was removed; its mixin needs it")
+
+    def create_optimizer(self: Any, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Make the chosen optimizer over ``model`` (FSDP passes its own), once."""
+        if self.optimizer is None and self.choice is not None:
+            if self.choice.provider == "hf":
+                with hf_arguments(self, self.choice):
+                    super().create_optimizer(model)  # pyright: ignore
+                check_taken(self.optimizer, self.choice)
+            else:
+                self.optimizer = create_optimizer(
+                    self.model if model is None else model,
+                    self.choice.spec,
+                    self.choice.lr,
+                    engine=self.choice.engine,
+                    **self.choice.hyperparameters,
+                )
+            self._log_optimizer(self.optimizer)
+            self._prepare_program(self.optimizer)
+        return super().create_optimizer(model)  # pyright: ignore
+
+    def _log_optimizer(self: Any, optimizer: torch.optim.Optimizer) -> None:
+        self.effective_hyperparameters = effective_hyperparameters(optimizer)
+        for index, (group, values) in enumerate(
+            zip(optimizer.param_groups, self.effective_hyperparameters, strict=True)
+        ):
+            logger.info(
+                "optimizer %s, group %d of %d tensors: %s",
+                self.choice.spec,
+                index,
+                len(group["params"]),
+                ", ".join(f"{name}={value!r}" for name, value in values.items()),
+            )
+
+    def _prepare_program(self: Any, optimizer: torch.optim.Optimizer) -> None:
+        if self._replay is not None:
+            self.remove_callback(self._replay)
+            self._replay = None
+        name = getattr(optimizer, "program", None)
+        if name is not None:
+            self._replay = Replay(self, create_program(name))
+            self.add_callback(self._replay)
+
+    def create_scheduler(
+        self: Any, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> Any:
+        """Make the learning rate schedule, constant where the optimizer's method demands it."""
+        if self.choice is None or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)  # pyright: ignore
+        asked = self.args.lr_scheduler_type
+        self.args.lr_scheduler_type = self.choice.scheduler_type(self.args)
+        try:
+            return super().create_scheduler(num_training_steps, optimizer)  # pyright: ignore
+        finally:
+            self.args.lr_scheduler_type = asked
+
+    def training_step(
+        self: Any,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Run forward and backward, measure, and let a program that is due run before the step."""
+        replay = self._replay
+        if replay is not None and replay.due:
+            replay.record(inputs)
+        else:
+            replay = None
+        # Read first: compute_loss may take entries out.
+        input_ids = inputs.get("input_ids")
+        tokens = trained_positions(self, inputs).sum() if "labels" in inputs else 0
+        loss = super().training_step(model, inputs, num_items_in_batch)  # pyright: ignore
+        measurements = self.measurements
+        measurements.record_micro_batch(input_ids, *self._over_processes(loss, tokens))
+        if replay is not None and self.accelerator.sync_gradients:
+            replay.run(model, unwrapped(self.optimizer))
+            measurements.extra_passes += 1
+        return loss
+
+    def _over_processes(self: Any, loss: Tensor, tokens: Tensor | int) -> tuple[Any, Any]:
+        """Mean loss and sum of tokens."""
+        if self.args.world_size == 1:
+            return loss, tokens
+        both = torch.stack([loss.double(), torch.as_tensor(tokens, device=loss.device).double()])
+        summed = self.accelerator.reduce(both, "sum")
+        return summed[0] / self.args.world_size, summed[1]
+
+    def train(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """Train; afterwards the model stands where it is to be evaluated and saved."""
+        output = super().train(*args, **kwargs)  # pyright: ignore
+        self._move_to_evaluation_point()
+        return output
+
+    def save_model(self: Any, *args: Any, **kwargs: Any) -> None:
+        """Save the model as it is to be evaluated."""
+        with self._saved_at_evaluation_point():
+            super().save_model(*args, **kwargs)  # pyright: ignore
+
+    def _save_checkpoint(self: Any, *args: Any, **kwargs: Any) -> None:
+        with self._saved_at_evaluation_point():
+            super()._save_checkpoint(*args, **kwargs)  # pyright: ignore
+
+    def _load_best_model(self: Any) -> None:
+        # Later moves to the evaluation point must not overwrite the loaded weights.
+        self._move_to_evaluation_point()
+        super()._load_best_model()  # pyright: ignore
+
+    @contextlib.contextmanager
+    def _saved_at_evaluation_point(self: Any) -> Iterator[None]:
+        # A checkpoint saves its model through save_model, and its optimizer after that: both must
+        # be saved at one point.
+        outermost = not self._saving
+        self._saving = True
+        self._move_to_evaluation_point()
+        try:
+            yield
+        finally:
+            if outermost:
+                self._saving = False
+                if self.is_in_train and hasattr(self.optimizer, "train"):
+                    self.optimizer.train()
+
+    def _move_to_evaluation_point(self: Any) -> None:
+        if hasattr(self.optimizer, "eval"):
+            self.optimizer.eval()
+
+
+class OptBenchTrainer(OptBenchMixin, Trainer):
+    """``transformers.Trainer`` that takes any optimizer by name in :class:`OptBenchArguments`."""
+
+    args: TrainingArguments

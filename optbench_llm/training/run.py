@@ -1,0 +1,141 @@
+"""One measured run: train a model on prepared data and return its record."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+
+from optbench_llm.catalog import parse_spec
+from optbench_llm.data import make_collator
+from optbench_llm.training.arguments import OptBenchArguments
+from optbench_llm.training.evaluation import mean_token_loss
+from optbench_llm.training.mixin import OptBenchTrainer
+from optbench_llm.training.optimizer_clock import unwrapped
+from optbench_llm.training.record import RunRecord
+
+if TYPE_CHECKING:
+    from optbench_llm.data import DataSplits
+
+OnStep = Callable[[int, float], None]
+
+
+def run_training(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    splits: DataSplits,
+    args: OptBenchArguments,
+    *,
+    resume_from: str | Path | None = None,
+    on_step: OnStep | None = None,
+    evaluate: bool = True,
+    evaluate_start: bool = False,
+    callbacks: Iterable[TrainerCallback] = (),
+) -> RunRecord:
+    """Train on ``splits.train`` and evaluate on ``splits.validation``.
+
+    ``on_step(step, loss)`` is called after every optimizer step (on a GPU when the trainer logs).
+    A run that diverges returns with status ``diverged`` and its reason; exceptions propagate.
+    The model is left where it is to be evaluated and saved, in plain form, so that the caller may
+    save it or train it again.
+    """
+    reporter = _Reporter(on_step, splits.validation if evaluate_start else None)
+    trainer = OptBenchTrainer(
+        model=model,
+        args=args,
+        train_dataset=splits.train,
+        eval_dataset=splits.validation,
+        processing_class=tokenizer,
+        data_collator=make_collator(tokenizer),
+        callbacks=[*callbacks],
+    )
+    trainer.remove_callback(PrinterCallback)
+    reporter.trainer = trainer
+    trainer.add_callback(reporter)
+    try:
+        trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
+        return _record(trainer, splits.validation if evaluate else None)
+    finally:
+        # Takes off what accelerate put around the model and its forward.
+        trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+        trainer.accelerator.free_memory()
+
+
+class _Reporter(TrainerCallback):
+    """Passes losses on, and evaluates before the first step where that was asked for."""
+
+    def __init__(self, on_step: OnStep | None, start_split: object | None) -> None:
+        self.trainer: OptBenchTrainer
+        self._on_step = on_step
+        self._start_split = start_split
+        self._reported = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._reported = state.global_step
+        if self._start_split is not None and state.global_step == 0:
+            measured = self.trainer.measurements
+            measured.initial_eval_loss = mean_token_loss(self.trainer, self._start_split)
+            measured.on_evaluate()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self._report()
+
+    def on_log(self, *args: Any, **kwargs: Any) -> None:
+        self._report()
+
+    def _report(self) -> None:
+        losses = self.trainer.measurements.losses
+        while self._on_step is not None and self._reported < len(losses):
+            self._reported += 1
+            self._on_step(self._reported, losses[self._reported - 1])
+
+
+def _record(trainer: OptBenchTrainer, validation: object | None) -> RunRecord:
+    measured = trainer.measurements
+    reason, eval_loss, eval_wall_s = measured.diverged_reason, None, measured.eval_wall_s
+    if reason is None and validation is not None:
+        started = time.perf_counter()
+        eval_loss = mean_token_loss(trainer, validation)
+        eval_wall_s += time.perf_counter() - started
+        if not math.isfinite(eval_loss):
+            reason = f"validation loss is {eval_loss} after step {trainer.state.global_step}"
+    losses = measured.losses
+    parameters = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    hyperparameters = trainer.effective_hyperparameters or []
+    assert trainer.choice is not None
+    spec = parse_spec(trainer.choice.spec)
+    steps_wall_s = measured.train_wall_s - measured.compile_s
+    return RunRecord(
+        status="done" if reason is None else "diverged",
+        reason=reason,
+        optimizer=spec.canonical,
+        train_loss=math.fsum(losses) / len(losses) if losses else None,
+        first_loss=losses[0] if losses else None,
+        last_loss=losses[-1] if losses else None,
+        losses=list(losses),
+        eval_loss=eval_loss,
+        initial_eval_loss=measured.initial_eval_loss,
+        lr=hyperparameters[0]["lr"],
+        steps=trainer.state.global_step,
+        tokens=measured.tokens,
+        tokens_per_s=measured.tokens / steps_wall_s if steps_wall_s > 0 else None,
+        optimizer_step_ms=measured.median_step_ms,
+        first_step_ms=measured.first_step_ms,
+        compile_s=measured.compile_s,
+        extra_passes=measured.extra_passes / max(1, trainer.state.global_step),
+        state_bytes=measured.state_bytes,
+        state_bytes_per_param=measured.state_bytes / parameters,
+        peak_mem_bytes=measured.peak_mem_bytes,
+        train_wall_s=measured.train_wall_s,
+        eval_wall_s=eval_wall_s,
+        batches_hash=measured.batches_hash,
+        hyperparameters=hyperparameters,
+        engine=getattr(unwrapped(trainer.optimizer), "engine", spec.provider),
+        seed=trainer.args.seed,
+        parameters=parameters,
+    )
