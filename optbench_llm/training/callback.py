@@ -87,7 +87,7 @@ class OptBenchCallback(TrainerCallback, ExportableState):
         **kwargs: Any,
     ) -> None:
         """Start afresh, or from what the checkpoint saved."""
-        saved = state.stateful_callbacks or {}
+        saved: Any = state.stateful_callbacks
         fresh = type(self)().state()
         entry = saved.get(type(self).__name__, fresh) if state.global_step else fresh
         entry = entry[0] if isinstance(entry, list) else entry

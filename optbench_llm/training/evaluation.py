@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers import Trainer
@@ -17,8 +19,8 @@ def mean_token_loss(trainer: Trainer, dataset: object) -> float:
     size wherever sequences differ in length; this one does not. It draws no random numbers of the
     run.
     """
-    model = trainer.model_wrapped
-    optimizer = trainer.optimizer
+    model: Any = trainer.model_wrapped
+    optimizer: Any = trainer.optimizer
     if hasattr(optimizer, "eval"):
         optimizer.eval()
     model.eval()

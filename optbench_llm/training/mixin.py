@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,11 @@ from optbench_llm.training.optimizer_clock import unwrapped
 logger = logging.getLogger(__name__)
 
 
-class OptBenchMixin:
+# To a type checker the mixin is a Trainer; at run time it stands before any Trainer class.
+_Trainer = Trainer if TYPE_CHECKING else object
+
+
+class OptBenchMixin(_Trainer):
     """Gives a Trainer class any optimizer by name: ``class MyTrainer(OptBenchMixin, SFTTrainer)``.
 
     The optimizer comes from :class:`OptBenchArguments` or from :func:`attach`; with other arguments
@@ -30,7 +34,8 @@ class OptBenchMixin:
     :class:`OptBenchCallback`. Schedule-free models are evaluated and saved at x, trained at y, and
     left at x when ``train`` returns.
 
-    ``effective_hyperparameters`` holds one dict for each parameter group once the optimizer is made.
+    ``effective_hyperparameters`` holds one dict for each parameter group, once there is an
+    optimizer.
     """
 
     # Class attributes, since `attach` turns a finished trainer into one of these.
@@ -45,7 +50,7 @@ class OptBenchMixin:
             self.choose_optimizer(OptimizerChoice.from_arguments(self.args))
         self.measure()
 
-    def choose_optimizer(self: Any, choice: OptimizerChoice) -> None:
+    def choose_optimizer(self, choice: OptimizerChoice) -> None:
         """Use this optimizer.
 
         Raises ValueError for a spec or hyperparameters that cannot be, and beside
@@ -60,52 +65,54 @@ class OptBenchMixin:
             )
         self.choice = choice
 
-    def measure(self: Any) -> None:
+    def measure(self) -> None:
         """Add the measuring callback unless the trainer has one."""
         if not any(isinstance(c, OptBenchCallback) for c in self.callback_handler.callbacks):
             self.add_callback(OptBenchCallback())
 
     @property
-    def measurements(self: Any) -> OptBenchCallback:
+    def measurements(self) -> OptBenchCallback:
         """The callback that measures this trainer; a resume may have replaced it."""
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, OptBenchCallback):
                 return callback
         raise ValueError("the trainer's OptBenchCallback was removed; its mixin needs it")
 
-    def create_optimizer(self: Any, model: nn.Module | None = None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Make the chosen optimizer over ``model`` (FSDP passes its own), once."""
         if self.optimizer is None and self.choice is not None:
             if self.choice.provider == "hf":
                 with hf_arguments(self, self.choice):
-                    super().create_optimizer(model)  # pyright: ignore
+                    super().create_optimizer(model)
                 check_taken(self.optimizer, self.choice)
             else:
+                target = self.model if model is None else model
+                assert target is not None
                 self.optimizer = create_optimizer(
-                    self.model if model is None else model,
+                    target,
                     self.choice.spec,
                     self.choice.lr,
                     engine=self.choice.engine,
                     **self.choice.hyperparameters,
                 )
-            self._log_optimizer(self.optimizer)
+            self._log_optimizer(self.choice.spec, self.optimizer)
             self._prepare_program(self.optimizer)
-        return super().create_optimizer(model)  # pyright: ignore
+        return super().create_optimizer(model)
 
-    def _log_optimizer(self: Any, optimizer: torch.optim.Optimizer) -> None:
+    def _log_optimizer(self, spec: str, optimizer: torch.optim.Optimizer) -> None:
         self.effective_hyperparameters = effective_hyperparameters(optimizer)
         for index, (group, values) in enumerate(
             zip(optimizer.param_groups, self.effective_hyperparameters, strict=True)
         ):
             logger.info(
                 "optimizer %s, group %d of %d tensors: %s",
-                self.choice.spec,
+                spec,
                 index,
                 len(group["params"]),
                 ", ".join(f"{name}={value!r}" for name, value in values.items()),
             )
 
-    def _prepare_program(self: Any, optimizer: torch.optim.Optimizer) -> None:
+    def _prepare_program(self, optimizer: torch.optim.Optimizer) -> None:
         if self._replay is not None:
             self.remove_callback(self._replay)
             self._replay = None
@@ -115,20 +122,20 @@ class OptBenchMixin:
             self.add_callback(self._replay)
 
     def create_scheduler(
-        self: Any, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> Any:
         """Make the learning rate schedule, constant where the optimizer's method demands it."""
         if self.choice is None or self.lr_scheduler is not None:
-            return super().create_scheduler(num_training_steps, optimizer)  # pyright: ignore
+            return super().create_scheduler(num_training_steps, optimizer)
         asked = self.args.lr_scheduler_type
         self.args.lr_scheduler_type = self.choice.scheduler_type(self.args)
         try:
-            return super().create_scheduler(num_training_steps, optimizer)  # pyright: ignore
+            return super().create_scheduler(num_training_steps, optimizer)
         finally:
             self.args.lr_scheduler_type = asked
 
     def training_step(
-        self: Any,
+        self,
         model: nn.Module,
         inputs: dict[str, Any],
         num_items_in_batch: Tensor | int | None = None,
@@ -142,7 +149,7 @@ class OptBenchMixin:
         # Read first: compute_loss may take entries out.
         input_ids = inputs.get("input_ids")
         tokens = trained_positions(self, inputs).sum() if "labels" in inputs else 0
-        loss = super().training_step(model, inputs, num_items_in_batch)  # pyright: ignore
+        loss = super().training_step(model, inputs, num_items_in_batch)
         measurements = self.measurements
         measurements.record_micro_batch(input_ids, *self._over_processes(loss, tokens))
         if replay is not None and self.accelerator.sync_gradients:
@@ -150,7 +157,7 @@ class OptBenchMixin:
             measurements.extra_passes += 1
         return loss
 
-    def _over_processes(self: Any, loss: Tensor, tokens: Tensor | int) -> tuple[Any, Any]:
+    def _over_processes(self, loss: Tensor, tokens: Tensor | int) -> tuple[Any, Any]:
         """Mean loss and sum of tokens."""
         if self.args.world_size == 1:
             return loss, tokens
@@ -158,28 +165,28 @@ class OptBenchMixin:
         summed = self.accelerator.reduce(both, "sum")
         return summed[0] / self.args.world_size, summed[1]
 
-    def train(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; afterwards the model stands where it is to be evaluated and saved."""
-        output = super().train(*args, **kwargs)  # pyright: ignore
+        output = super().train(*args, **kwargs)
         self._move_to_evaluation_point()
         return output
 
-    def save_model(self: Any, *args: Any, **kwargs: Any) -> None:
+    def save_model(self, *args: Any, **kwargs: Any) -> None:
         """Save the model as it is to be evaluated."""
         with self._saved_at_evaluation_point():
-            super().save_model(*args, **kwargs)  # pyright: ignore
+            super().save_model(*args, **kwargs)
 
-    def _save_checkpoint(self: Any, *args: Any, **kwargs: Any) -> None:
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         with self._saved_at_evaluation_point():
-            super()._save_checkpoint(*args, **kwargs)  # pyright: ignore
+            super()._save_checkpoint(*args, **kwargs)
 
-    def _load_best_model(self: Any) -> None:
+    def _load_best_model(self) -> None:
         # Later moves to the evaluation point must not overwrite the loaded weights.
         self._move_to_evaluation_point()
-        super()._load_best_model()  # pyright: ignore
+        super()._load_best_model()
 
     @contextlib.contextmanager
-    def _saved_at_evaluation_point(self: Any) -> Iterator[None]:
+    def _saved_at_evaluation_point(self) -> Iterator[None]:
         # A checkpoint saves its model through save_model, and its optimizer after that: both must
         # be saved at one point.
         outermost = not self._saving
@@ -190,12 +197,17 @@ class OptBenchMixin:
         finally:
             if outermost:
                 self._saving = False
-                if self.is_in_train and hasattr(self.optimizer, "train"):
-                    self.optimizer.train()
+                if self.is_in_train:
+                    _switch(self.optimizer, "train")
 
-    def _move_to_evaluation_point(self: Any) -> None:
-        if hasattr(self.optimizer, "eval"):
-            self.optimizer.eval()
+    def _move_to_evaluation_point(self) -> None:
+        _switch(self.optimizer, "eval")
+
+
+def _switch(optimizer: Any, mode: str) -> None:
+    """Call ``train`` or ``eval`` of an optimizer that trains and evaluates at different points."""
+    if hasattr(optimizer, mode):
+        getattr(optimizer, mode)()
 
 
 class OptBenchTrainer(OptBenchMixin, Trainer):

@@ -105,10 +105,11 @@ def _record(trainer: OptBenchTrainer, validation: object | None) -> RunRecord:
         if not math.isfinite(eval_loss):
             reason = f"validation loss is {eval_loss} after step {trainer.state.global_step}"
     losses = measured.losses
-    parameters = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     hyperparameters = trainer.effective_hyperparameters or []
     assert trainer.choice is not None
+    assert trainer.model is not None
     spec = parse_spec(trainer.choice.spec)
+    parameters = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     steps_wall_s = measured.train_wall_s - measured.compile_s
     return RunRecord(
         status="done" if reason is None else "diverged",
@@ -135,7 +136,7 @@ def _record(trainer: OptBenchTrainer, validation: object | None) -> RunRecord:
         eval_wall_s=eval_wall_s,
         batches_hash=measured.batches_hash,
         hyperparameters=hyperparameters,
-        engine=getattr(unwrapped(trainer.optimizer), "engine", spec.provider),
+        engine=getattr(unwrapped(trainer.optimizer), "engine", "foreign"),
         seed=trainer.args.seed,
         parameters=parameters,
     )
