@@ -1,0 +1,59 @@
+"""The one registry: names, specs and what is known of each optimizer. Imports no torch."""
+
+from __future__ import annotations
+
+import fnmatch
+
+from optbench_llm.catalog.entries import ENTRIES
+from optbench_llm.catalog.info import OptimizerInfo
+from optbench_llm.catalog.spec import Spec, parse_spec
+
+__all__ = [
+    "OptimizerInfo",
+    "Spec",
+    "list_optimizers",
+    "optimizer_info",
+    "parse_spec",
+    "published_optimizers",
+]
+
+
+def list_optimizers(
+    pattern: str = "*",
+    *,
+    category: str | None = None,
+    scope: str | None = None,
+    program: str | None = None,
+) -> list[str]:
+    """Sorted names of the catalog that match a wildcard and the filters.
+
+    Raises ValueError for a category, scope or program that no row has.
+    """
+    for label, value in (("category", category), ("scope", scope), ("program", program)):
+        known = sorted({str(getattr(entry, label)) for entry in ENTRIES} - {"None"})
+        if value is not None and value not in known:
+            raise ValueError(f"no optimizer has {label} {value!r}, expected one of {known}")
+    return sorted(
+        entry.name
+        for entry in ENTRIES
+        if fnmatch.fnmatch(entry.name, pattern.lower())
+        and category in (None, entry.category)
+        and scope in (None, entry.scope)
+        and program in (None, entry.program)
+    )
+
+
+def optimizer_info(name: str) -> OptimizerInfo:
+    """What the catalog knows of an optimizer, by any spelling of its name or by a spec.
+
+    Raises ValueError for an unknown name and for a provider's optimizer, which has no row.
+    """
+    spec = parse_spec(name)
+    if spec.info is None:
+        raise ValueError(f"{name!r} comes from the provider {spec.provider!r} and has no row")
+    return spec.info
+
+
+def published_optimizers() -> list[str]:
+    """The rows of the published GPT-2-on-Alpaca table, best first."""
+    return [entry.name for entry in ENTRIES if entry.published_loss is not None]

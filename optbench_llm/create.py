@@ -1,0 +1,107 @@
+"""Optimizers from specs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from optbench_llm.catalog import Spec, parse_spec
+from optbench_llm.engine import RuleOptimizer
+from optbench_llm.params import param_groups
+from optbench_llm.providers import check_arguments, keep_embeddings_in_32_bits, provider_class
+from optbench_llm.rules.hyperparameters import RANGES, check_hyperparameters
+
+
+def create_optimizer(
+    model_or_params: nn.Module | Iterable[Any],
+    spec: str,
+    lr: float | None = None,
+    *,
+    engine: str = "auto",
+    **hyperparameters: Any,
+) -> torch.optim.Optimizer:
+    """Make the optimizer that a spec names.
+
+    A model is split into parameters that decay and parameters that do not (biases and norms); an
+    iterable of parameters or of groups is taken as it is. ``lr`` None means the declared one.
+    ``engine`` is ``auto``, ``eager`` or ``compiled`` and concerns our own rules only.
+
+    Raises ValueError for an unknown name (with the nearest ones), an unknown hyperparameter or one
+    out of range, and for a provider that is not installed.
+    """
+    parsed = parse_spec(spec)
+    given = dict(hyperparameters) if lr is None else {"lr": lr, **hyperparameters}
+    settings = validate_hyperparameters(spec, given)
+    foreign = _provider(parsed)
+    if foreign is None:
+        assert parsed.info is not None
+        rule = parsed.info.rule_class()
+        params: Any = model_or_params
+        if isinstance(params, nn.Module):
+            params = param_groups(params, settings["weight_decay"], by_layout=rule.by_channel)
+        return RuleOptimizer(
+            params,
+            rule,
+            spec=parsed.canonical,
+            storage=parsed.storage or "fp32",
+            engine=engine,
+            **settings,
+        )
+    cls = provider_class(*foreign)
+    params = model_or_params
+    if isinstance(params, nn.Module):
+        if foreign[0] == "bnb":
+            keep_embeddings_in_32_bits(params)
+        params = param_groups(params, settings.get("weight_decay"))
+    row = dict(parsed.info.settings or {}) if parsed.info else {}
+    return cls(params, **{**row, **given})
+
+
+def validate_hyperparameters(spec: str, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    """All hyperparameters of a spec: its defaults, the declared lr among them, and what was given.
+
+    Raises ValueError that names the optimizer, the hyperparameter, its range and the accepted
+    names.
+    """
+    parsed = parse_spec(spec)
+    foreign = _provider(parsed)
+    if parsed.info is not None and foreign is None:
+        rule = parsed.info.rule_class()
+        ranges = {**RANGES, **rule.ranges}
+        return check_hyperparameters(parsed.canonical, hyperparameters, rule.defaults, ranges)
+    assert foreign is not None
+    if foreign[0] == "hf":
+        return dict(hyperparameters)
+    row = dict(parsed.info.settings or {}) if parsed.info else {}
+    return check_arguments(parsed.canonical, provider_class(*foreign), {**row, **hyperparameters})
+
+
+def effective_hyperparameters(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """The settings of each parameter group as plain values, with its count of elements."""
+    return [
+        {
+            "elements": sum(p.numel() for p in group["params"]),
+            **{name: _plain(value) for name, value in group.items() if name not in _NOT_SETTINGS},
+        }
+        for group in optimizer.param_groups
+    ]
+
+
+_NOT_SETTINGS = ("params", "param_names", "spec", "observations")
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, Tensor) else value
+
+
+def _provider(spec: Spec) -> tuple[str, str] | None:
+    """Provider and class name of a foreign optimizer; None for a rule of ours."""
+    if spec.provider:
+        return spec.provider, spec.name
+    if spec.info is not None and spec.info.provider:
+        provider, _, name = spec.info.provider.partition(":")
+        return provider, name
+    return None

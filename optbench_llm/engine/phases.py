@@ -1,0 +1,128 @@
+"""The phases of a step over one piece of one parameter, run eagerly or compiled."""
+
+from __future__ import annotations
+
+import time
+import types
+from collections import namedtuple
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optbench_llm.engine.storage import Storage
+from optbench_llm.rules.rule import Rule
+
+Stored = Sequence[Sequence[Tensor]]
+
+
+def arithmetic_dtype(p: Tensor) -> torch.dtype:
+    """fp32 for every parameter but float64 ones, which stay as they are."""
+    return torch.float64 if p.dtype == torch.float64 else torch.float32
+
+
+class Phases:
+    """``measure``, ``update`` and ``observe`` of a rule, as functions of tensors alone.
+
+    ``stored`` holds, for each slot in ``names``, the tensors of its storage; ``c`` and ``sums``
+    are sequences in the order of the rule's scalars and of ``rule.measures``.
+    """
+
+    def __init__(
+        self, rule: type[Rule], names: tuple[str, ...], storages: tuple[Storage, ...]
+    ) -> None:
+        self.rule = rule
+        self.names = names
+        self.storages = storages
+        self.state_type = rule.state_type()
+        self.sums_type: Any = namedtuple(f"{rule.__name__}Sums", rule.measures)
+
+    def load(self, p: Tensor, stored: Stored) -> Any:
+        """The slots by name, decoded."""
+        values = {
+            name: storage.decode(parts, p)
+            for name, storage, parts in zip(self.names, self.storages, stored, strict=True)
+        }
+        return self.state_type(**values)
+
+    def write(self, stored: Stored, values: dict[str, Tensor]) -> None:
+        """Encode new values in place."""
+        for name, storage, parts in zip(self.names, self.storages, stored, strict=True):
+            if name in values:
+                for part, new in zip(parts, storage.encode(values[name]), strict=True):
+                    part.copy_(new)
+
+    def measure(self, p: Tensor, g: Tensor, stored: Stored, c: Any) -> Tensor:
+        """Partial sums of this piece, one vector in the order of ``rule.measures``."""
+        p, g = self._arithmetic(p, g)
+        assert self.rule.measure is not None
+        return torch.stack(self.rule.measure(p, g, self.load(p, stored), c))
+
+    def update(self, p: Tensor, g: Tensor, stored: Stored, c: Any, sums: Tensor | None) -> None:
+        """One step, in place."""
+        exact, g = self._arithmetic(p, g)
+        named_sums = None if sums is None else self.sums_type(*sums.unbind())
+        new, values = self.rule.update(exact, g, self.load(exact, stored), c, named_sums)
+        p.copy_(new)
+        self.write(stored, values)
+
+    def observe(self, p: Tensor, g: Tensor, stored: Stored, c: Any) -> None:
+        """Take in a second gradient, in place."""
+        exact, g = self._arithmetic(p, g)
+        assert self.rule.observe is not None
+        self.write(stored, self.rule.observe(exact, g, self.load(exact, stored), c))
+
+    @staticmethod
+    def _arithmetic(p: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        dtype = arithmetic_dtype(p)
+        return p.to(dtype), g.to(dtype)
+
+
+class CompiledPhases:
+    """One compiled function for each phase and distinct shape, made on first use.
+
+    Every function has a code object of its own: dynamo counts recompilations per code object, and
+    a model's many shapes must not look like one function that keeps recompiling.
+    """
+
+    def __init__(self) -> None:
+        self.functions: dict[Any, Callable[..., Any]] = {}
+        self.compile_s = 0.0
+
+    def call(
+        self,
+        phases: Phases,
+        phase: str,
+        scalars_type: Any,
+        p: Tensor,
+        g: Tensor,
+        stored: Stored,
+        c: Tensor,
+        *rest: Any,
+    ) -> Any:
+        """Run one phase; ``c`` is the vector of the step's scalars, in ``scalars_type``'s order."""
+        key = (phase, phases.names, phases.storages, scalars_type, *_layout(p), *_layout(g))
+        function = self.functions.get(key)
+        if function is not None:
+            return function(p, g, stored, c, *rest)
+        function = self.functions[key] = _compile(phases, phase, scalars_type)
+        start = time.perf_counter()
+        result = function(p, g, stored, c, *rest)
+        self.compile_s += time.perf_counter() - start
+        return result
+
+
+def _layout(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+
+
+def _compile(phases: Phases, phase: str, scalars_type: Any) -> Callable[..., Any]:
+    body = getattr(phases, phase)
+
+    def call(p: Tensor, g: Tensor, stored: Stored, c: Tensor, *rest: Any) -> Any:
+        return body(p, g, stored, scalars_type(*c.unbind()), *rest)
+
+    own_code = call.__code__.replace(co_name=f"{phases.rule.__name__}_{phase}")
+    own = types.FunctionType(own_code, call.__globals__, None, None, call.__closure__)
+    return torch.compile(own, dynamic=False, fullgraph=True)

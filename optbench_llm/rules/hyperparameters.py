@@ -1,0 +1,137 @@
+"""Hyperparameters: the ranges of the field's usual names, and their checking."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Numbers from ``low`` to ``high``; ``open_low`` and ``open_high`` leave the ends out."""
+
+    low: float = 0.0
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+    integer: bool = False
+
+    def accepts(self, value: Any) -> bool:
+        """Whether value is a number of this interval."""
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return False
+        if self.integer and not isinstance(value, int):
+            return False
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return above and below
+
+    def __str__(self) -> str:
+        left = "(" if self.open_low or self.low == -math.inf else "["
+        right = ")" if self.open_high or self.high == math.inf else "]"
+        kind = "an integer" if self.integer else "a number"
+        return f"{kind} in {left}{self.low:g}, {self.high:g}{right}"
+
+
+@dataclass(frozen=True)
+class Several:
+    """A fixed count of numbers, each in ``interval``."""
+
+    interval: Interval
+    count: int
+
+    def accepts(self, value: Any) -> bool:
+        """Whether value is a tuple or list of this many accepted numbers."""
+        return (
+            isinstance(value, (tuple, list))
+            and len(value) == self.count
+            and all(self.interval.accepts(v) for v in value)
+        )
+
+    def __str__(self) -> str:
+        return f"{self.count} values, each {self.interval}"
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of a few values."""
+
+    values: tuple[Any, ...]
+
+    def accepts(self, value: Any) -> bool:
+        """Whether value is one of them, of the same type."""
+        return any(value == v and type(value) is type(v) for v in self.values)
+
+    def __str__(self) -> str:
+        return "one of " + ", ".join(repr(v) for v in self.values)
+
+
+@dataclass(frozen=True)
+class Optional:
+    """None, or what ``inner`` accepts."""
+
+    inner: Interval | Several
+
+    def accepts(self, value: Any) -> bool:
+        """Whether value is None or accepted by ``inner``."""
+        return value is None or self.inner.accepts(value)
+
+    def __str__(self) -> str:
+        return f"None or {self.inner}"
+
+
+NON_NEGATIVE = Interval(open_high=True)
+POSITIVE = Interval(open_low=True, open_high=True)
+FRACTION = Interval(0.0, 1.0, open_high=True)
+OPEN_FRACTION = Interval(0.0, 1.0, open_low=True, open_high=True)
+UNIT = Interval(0.0, 1.0)
+FLAG = OneOf((False, True))
+REAL = Interval(-math.inf, math.inf, True, True)
+COUNT = Interval(1, integer=True)
+
+RANGES: Mapping[str, Any] = {
+    "lr": NON_NEGATIVE,
+    "betas": Several(FRACTION, 2),
+    "eps": NON_NEGATIVE,
+    "weight_decay": NON_NEGATIVE,
+    "momentum": FRACTION,
+    "dampening": UNIT,
+    "nesterov": FLAG,
+    "alpha": FRACTION,
+    "rho": FRACTION,
+    "centered": FLAG,
+    "k": COUNT,
+}
+
+
+def check_hyperparameters(
+    optimizer: str,
+    given: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    ranges: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return defaults overridden by what was given.
+
+    Raises ValueError that names the optimizer, the hyperparameter, its range and the accepted
+    names where a name is unknown or a value is out of range.
+    """
+    accepted = ", ".join(defaults)
+    for name, value in given.items():
+        if name not in defaults:
+            near = difflib.get_close_matches(name, defaults, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                f"optimizer {optimizer!r} has no hyperparameter {name!r}.{hint}"
+                f" It accepts: {accepted}."
+            )
+        allowed = ranges.get(name) or RANGES[name]
+        if not allowed.accepts(value):
+            raise ValueError(
+                f"optimizer {optimizer!r}: {name}={value!r} is out of range, expected {allowed}."
+                f" It accepts: {accepted}."
+            )
+    merged = {**defaults, **given}
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in merged.items()}

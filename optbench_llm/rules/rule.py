@@ -1,0 +1,145 @@
+"""What a rule is: the mathematics of one optimizer, without memory, devices or loops.
+
+Rules use tensors' methods alone and import no torch, so that the catalog reads them at no cost.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Initial = Callable[["Tensor", "Tensor", Any], "Tensor"]
+Update = tuple["Tensor", dict[str, "Tensor"]]
+
+
+class Scope(str, Enum):
+    """What a rule must see to update one element."""
+
+    ELEMENT = "element"
+    TENSOR = "tensor"
+    MATRIX = "matrix"
+    MODEL = "model"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One named state tensor of a rule.
+
+    ``shape`` says how it follows the parameter's: ``full`` (the same), ``row`` (without the last
+    dimension), ``column`` (without the last but one) or ``scalar`` (0-dim). ``positive`` promises
+    values >= 0. ``initial(parameter, gradient, hyperparameters)`` gives the first value, zeros
+    where it is None.
+    """
+
+    name: str
+    shape: Literal["full", "row", "column", "scalar"] = "full"
+    positive: bool = False
+    initial: Initial | None = None
+
+    def shape_for(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of this slot for a parameter of the given shape."""
+        if self.shape == "row":
+            return shape[:-1]
+        if self.shape == "column":
+            return shape[:-2] + shape[-1:]
+        return () if self.shape == "scalar" else shape
+
+
+class Rule:
+    """One optimizer: pure functions from (parameter, gradient, state, scalars) to their successors.
+
+    All functions are out of place, in fp32, free of ``.item()`` and of branches on values, so that
+    the engine may run them on pieces of a tensor, compile them and shard them.
+
+    - ``p, g``: parameter and gradient, or a piece of them.
+    - ``s``: the slots by name (``s.exp_avg``); a slot that :meth:`slots_for` left out is None.
+    - ``c``: what :meth:`scalars` computed, by name.
+    - ``sums``: what :meth:`measure` returned, summed over the whole tensor (the whole model for
+      ``Scope.MODEL``), by name.
+    """
+
+    scope: ClassVar[Scope] = Scope.ELEMENT
+    slots: ClassVar[tuple[Slot, ...]] = ()
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    #: Hyperparameters whose accepted values differ from :data:`hyperparameters.RANGES`.
+    ranges: ClassVar[Mapping[str, Any]] = {}
+    #: Host floats that live from step to step, and their first values; see :meth:`scalars`.
+    carry: ClassVar[Mapping[str, float]] = {}
+    #: The rule needs whole output channels: pieces are cut between rows of an (out, in) matrix.
+    by_channel: ClassVar[bool] = False
+    #: Name of the program that must feed :meth:`observe`, if any.
+    program: ClassVar[str | None] = None
+
+    #: Names of the partial sums that ``measure(p, g, s, c)`` returns, a tuple of 0-dim tensors.
+    measures: ClassVar[tuple[str, ...]] = ()
+    measure: ClassVar[Callable[..., tuple[Any, ...]] | None] = None
+    #: ``observe(p, g, s, c) -> {slot: tensor}`` takes in a second gradient, such as a curvature
+    #: estimate; ``c.scale`` is what the program passes along.
+    observe: ClassVar[Callable[..., dict[str, Any]] | None] = None
+    #: ``evaluation_point(p, s, h) -> tensor``: where the model is evaluated and saved, if elsewhere
+    #: than where it is trained.
+    evaluation_point: ClassVar[Callable[..., Any] | None] = None
+
+    @classmethod
+    def slots_for(cls, shape: tuple[int, ...], h: Any) -> tuple[Slot, ...]:
+        """Slots that a parameter of this shape has under these hyperparameters."""
+        return cls.slots
+
+    @staticmethod
+    def scalars(h: Any, t: int, carry: Mapping[str, float]) -> dict[str, float]:
+        """All numbers of step ``t`` (from 1), in float64 on the host.
+
+        A number that bears the name of a ``carry`` entry also becomes its next value.
+        """
+        raise NotImplementedError
+
+    @staticmethod
+    def update(p: Tensor, g: Tensor, s: Any, c: Any, sums: Any) -> Update:
+        """Return the new parameter and the new value of each slot."""
+        raise NotImplementedError
+
+    @classmethod
+    def state_type(cls) -> Any:
+        """A named tuple over all slots of the rule."""
+        names = [slot.name for slot in cls.slots]
+        return namedtuple(f"{cls.__name__}State", names, defaults=[None] * len(names))
+
+
+def bias_corrections(h: Any, t: int) -> dict[str, float]:
+    """Scalars of Adam's moments: EMA weights ``1 - beta`` and the corrections of step ``t``.
+
+    ``correction1`` multiplies the first moment, ``correction2`` the square root of the second.
+    """
+    beta1, beta2 = h.betas[:2]
+    return {
+        "weight1": 1 - beta1,
+        "weight2": 1 - beta2,
+        "correction1": 1 / (1 - beta1**t),
+        "correction2": (1 - beta2**t) ** -0.5,
+        "eps": h.eps,
+    }
+
+
+def decoupled_decay(h: Any) -> float:
+    """Factor of the parameter under decoupled weight decay: ``1 - lr * weight_decay``."""
+    return 1 - h.lr * h.weight_decay
+
+
+def ema(old: Tensor, new: Tensor, weight: Any) -> Tensor:
+    """Exponential moving average ``(1 - weight) * old + weight * new``.
+
+    Written with the small weight alone, since ``1 - 0.999`` in fp32 is off by 1e-5.
+    """
+    return old + (new - old) * weight
+
+
+def trust_ratio(norm: Tensor, step_norm: Tensor) -> Tensor:
+    """``norm / step_norm``, 1 where either is 0."""
+    ratio = norm / step_norm
+    return ratio.where((norm > 0) & (step_norm > 0), 1.0)
