@@ -247,9 +247,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folders", nargs="+", help="folders with installed or unpacked wheels")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--steps", type=int, default=2200)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--warmup", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -265,12 +265,13 @@ def main() -> None:
     model, loss = pretrain(train, held_out, args)
     parameters = sum(p.numel() for p in model.parameters())
     seen = args.steps * args.batch_size * CONTEXT
+    schedule = f"lr {args.lr:g}, {args.warmup} steps of warm-up, cosine to a tenth"
     facts = {
         "parameters": f"{parameters:,}",
         "shape": "6 layers, 4 heads, width 128, context 256, vocabulary 2,048, tied embeddings",
         "text": f"{len(texts):,} documents, {len(tokens):,} tokens",
         "training": f"{args.steps:,} steps of {args.batch_size} x {CONTEXT} = {seen:,} tokens",
-        "optimizer": f"AdamW, lr {args.lr:g}, {args.warmup} steps of warm-up, cosine to a tenth, bf16",
+        "optimizer": f"AdamW, {schedule}, bf16 autocast",
         "held-out loss": f"{loss:.3f} nats per token (uniform: {math.log(VOCABULARY):.2f})",
         "licence": "Apache-2.0",
     }

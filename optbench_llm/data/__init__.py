@@ -16,7 +16,17 @@ _HOMES = {
     "load_data": "load",
     "make_collator": "blocks",
 }
-__all__ = [*_HOMES]  # noqa: PLE0604
+__all__ = [
+    "Blocks",
+    "Collator",
+    "DataSettings",
+    "DataSplits",
+    "Record",
+    "RecordReport",
+    "data_fingerprint",
+    "load_data",
+    "make_collator",
+]
 
 if TYPE_CHECKING:
     from optbench_llm.data.blocks import Blocks, Collator, make_collator

@@ -12,8 +12,10 @@ from optbench_llm.data.docstrings import Documented, documented, python_sources
 from optbench_llm.data.records import Record
 
 SKIPPED_FOLDERS = frozenset(
-    "test tests idlelib lib2to3 site-packages dist-packages turtledemo pydoc_data".split()
-    + "ensurepip msilib distutils encodings lib-dynload __pycache__".split()
+    (
+        *("test", "tests", "idlelib", "lib2to3", "turtledemo", "pydoc_data", "encodings"),
+        *("ensurepip", "msilib", "distutils", "site-packages", "dist-packages", "__pycache__"),
+    )
 )
 ANSWER_CHARS = 400
 LISTED_MEMBERS = 16

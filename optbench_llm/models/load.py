@@ -1,0 +1,88 @@
+"""Load a model and its tokenizer by name, in fp32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
+
+from optbench_llm.models.fingerprint import model_fingerprint
+from optbench_llm.models.fresh import find_architecture
+from optbench_llm.models.gguf import dequantized
+from optbench_llm.models.locate import RANDOM, locate
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A causal language model in fp32 with its tokenizer, and the hash of what it was made of."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    fingerprint: str
+    name: str
+
+
+def load_model(name: str, *, seed: int = 0) -> LoadedModel:
+    """Load ``optbench:tiny-gpt2``, ``optbench:smollm2-135m``, a folder, a GGUF file or a hub id.
+
+    ``random:<config>`` gives fresh weights by ``seed``. The global random state is left as it was.
+
+    Raises:
+        ValueError: there is no such model, or its files are incomplete or damaged.
+    """
+    fingerprint = model_fingerprint(name)
+    with torch.random.fork_rng(devices=[]), _no_progress_bars():
+        torch.manual_seed(seed)
+        model, tokenizer = _fresh(name) if name.startswith(RANDOM) else _pretrained(name)
+    if len(tokenizer) > model.config.vocab_size:
+        raise ValueError(
+            f"{name!r}: the tokenizer has {len(tokenizer)} tokens, the model's vocabulary only "
+            f"{model.config.vocab_size}: put the model's own tokenizer beside its config"
+        )
+    # A tokenizer may come from elsewhere or know no limit; what counts is the model's.
+    positions = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
+    tokenizer.model_max_length = positions
+    # GPT-2's class name does not tell transformers its loss, which then warns of a guess.
+    if getattr(model, "loss_type", None) is None:
+        model.loss_type = "ForCausalLM"
+    return LoadedModel(model, tokenizer, fingerprint, name)
+
+
+def _pretrained(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    files = locate(name)
+    folder = dequantized(files.path) if files.is_gguf else files.path
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"model {name!r}: the files in {folder} are damaged: {error}") from error
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+def _fresh(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    architecture = find_architecture(name)
+    config = AutoConfig.for_model(**architecture.config)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return model, AutoTokenizer.from_pretrained(architecture.tokenizer_folder)
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """A bar over a model of some MB is noise between the lines of a leaderboard."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
