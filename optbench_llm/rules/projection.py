@@ -33,16 +33,15 @@ def project(p: Tensor, u: Tensor, c: Any, sums: Any) -> tuple[Tensor, Any]:
         return u, 1.0
     rows, directions = p.flatten(1), u.flatten(1)
     lengths = (rows * rows).sum(1, keepdim=True).sqrt() + c.eps
-    along = (rows * directions).sum(1, keepdim=True)
-    by_channel = directions - rows * (along / (lengths * lengths))
+    by_channel = (rows * directions).sum(1, keepdim=True) / (lengths * lengths)
     length = sums.p_sq.sqrt() + c.eps
-    by_layer = directions - rows * (sums.p_dot_u / (length * length))
+    by_layer = sums.p_dot_u / (length * length)
     cosine = _cosine(sums.p_dot_g, sums.p_sq, sums.g_sq, c.eps)
-    layer_free = cosine < c.delta * sums.elements.rsqrt()
     channels_free = sums.aligned_channels == 0
-    projected = by_channel.where(channels_free, by_layer.where(layer_free, directions))
+    layer_free = cosine < c.delta * sums.elements.rsqrt()
+    along = by_channel.where(channels_free, by_layer.where(layer_free, 0.0))
     free = (channels_free | layer_free).to(p.dtype)
-    return projected.view_as(u), 1 - free * (1 - c.wd_ratio)
+    return (directions - rows * along).view_as(u), 1 - free * (1 - c.wd_ratio)
 
 
 def _cosine(dot: Tensor, p_sq: Tensor, g_sq: Tensor, eps: Any) -> Tensor:

@@ -49,6 +49,7 @@ class SGDP(Rule):
             "lr": h.lr,
             "momentum": h.momentum,
             "gradient": 1 - h.dampening,
+            "stateless": 1.0 if h.nesterov else 1 - h.dampening,
             "direct": 1.0 if h.nesterov else 0.0,
             "buffered": h.momentum if h.nesterov else 1.0,
             "decay": h.lr * h.weight_decay / (1 - h.momentum),
@@ -58,12 +59,12 @@ class SGDP(Rule):
         }
 
     @staticmethod
-    def direction(g: Tensor, s: Any, c: Any) -> tuple[Tensor, Tensor]:
+    def direction(g: Tensor, s: Any, c: Any) -> Update:
         """SGD's direction before the projection, and the new momentum."""
-        buffer = g * c.gradient
-        if s.momentum_buffer is not None:
-            buffer = s.momentum_buffer * c.momentum + buffer
-        return g * c.direct + buffer * c.buffered, buffer
+        if s.momentum_buffer is None:
+            return g * c.stateless, {}
+        buffer = s.momentum_buffer * c.momentum + g * c.gradient
+        return g * c.direct + buffer * c.buffered, {"momentum_buffer": buffer}
 
     @staticmethod
     def measure(p: Tensor, g: Tensor, s: Any, c: Any) -> tuple[Tensor, ...]:
@@ -72,7 +73,6 @@ class SGDP(Rule):
 
     @staticmethod
     def update(p: Tensor, g: Tensor, s: Any, c: Any, sums: Any) -> Update:
-        u, buffer = SGDP.direction(g, s, c)
+        u, new = SGDP.direction(g, s, c)
         u, wd_ratio = project(p, u, c, sums)
-        new = {} if s.momentum_buffer is None else {"momentum_buffer": buffer}
         return p - p * (wd_ratio * c.decay) - u * c.lr, new
