@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
 
@@ -54,7 +55,7 @@ class OptBenchArguments(TrainingArguments):
         default="auto",
         metadata={"help": "How our own rules run: auto compiles where that repays the work."},
     )
-    lr_scheduler_type: SchedulerType | str = field(
+    lr_scheduler_type: str = field(
         default=AUTO_SCHEDULER,
         metadata={
             "help": "Learning rate schedule. auto: linear decay, or constant for optimizers whose"
@@ -68,6 +69,9 @@ class OptBenchArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         self.optim_args = parse_optim_args(self.optim_args)
+        if self.bf16 and not torch.accelerator.is_available():
+            # The parent takes bf16 autocast on a CPU only when told so.
+            self.use_cpu = True
         # The parent casts both to enums of its own names, so it sees names that it knows.
         asked = {"optim": self.optim, "lr_scheduler_type": self.lr_scheduler_type}
         self.optim = "adamw_torch"

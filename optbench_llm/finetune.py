@@ -1,0 +1,190 @@
+"""Fine-tune one model with one optimizer: `accelerate launch -m optbench_llm.finetune`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import ValidationError
+from rich.console import Console
+
+from optbench_llm.catalog import parse_spec
+from optbench_llm.data import DataSettings, data_fingerprint, load_data
+from optbench_llm.leaderboard.environment import describe_environment
+from optbench_llm.models import load_model, model_fingerprint
+from optbench_llm.training.arguments import OptBenchArguments
+from optbench_llm.training.flags import FlagParser, take
+from optbench_llm.training.lora import with_lora
+from optbench_llm.training.progress import FinetuneProgress, result_line
+from optbench_llm.training.run import run_training
+from optbench_llm.training.run_folder import RunFolder
+
+#: Settings of a run that say where and how often something is written, not what comes out.
+UNDECISIVE = {
+    "output_dir", "run_name", "resume_from_checkpoint", "report_to", "project", "disable_tqdm",
+    "log_level", "log_level_replica", "log_on_each_node", "logging_strategy", "logging_steps",
+    "logging_first_step", "save_strategy", "save_steps", "save_total_limit", "save_on_each_node",
+    "dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_persistent_workers",
+}  # fmt: skip
+
+
+@dataclass
+class FinetuneArguments:
+    """Model, data and folder of a fine-tuning run; the rest are training arguments."""
+
+    model: str = field(
+        default="optbench:tiny-gpt2",
+        metadata={"help": "Hub id, folder, .gguf file, random:CONFIG or optbench:NAME."},
+    )
+    data: str = field(
+        default="optbench:pydocs",
+        metadata={"help": "Alpaca-format .json, .jsonl or .parquet, a hub id, or optbench:pydocs."},
+    )
+    prompt: Literal["alpaca", "inst"] = field(
+        default="alpaca", metadata={"help": "Prompt: Alpaca's, or [INST] ... [/INST]."}
+    )
+    mask_prompt: bool = field(
+        default=True, metadata={"help": "Leave the prompt's tokens out of the loss."}
+    )
+    block_size: int = field(default=256, metadata={"help": "Tokens in a block."})
+    packing: bool = field(
+        default=False, metadata={"help": "Fill blocks with several records instead of padding."}
+    )
+    max_bad_fraction: float = field(
+        default=0.01, metadata={"help": "Share of unusable records above which data is refused."}
+    )
+    lora_r: int | None = field(
+        default=None, metadata={"help": "Train LoRA adapters of this rank instead of the model."}
+    )
+    lora_alpha: int | None = field(
+        default=None, metadata={"help": "Scale of the adapters. Default: twice the rank."}
+    )
+    lora_target_modules: list[str] | None = field(
+        default=None, metadata={"help": "Modules that get adapters. Default: peft's choice."}
+    )
+    resume: bool = field(
+        default=False, metadata={"help": "Go on from the last checkpoint in the output folder."}
+    )
+    overwrite: bool = field(
+        default=False, metadata={"help": "Replace the run that the output folder holds."}
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("lora_alpha", "lora_target_modules"):
+            if self.lora_r is None and getattr(self, name) is not None:
+                raise ValueError(f"--{name.replace('_', '-')} has no effect without --lora-r")
+        if self.resume and self.overwrite:
+            raise ValueError("--resume and --overwrite exclude each other")
+
+    def data_settings(self) -> DataSettings:
+        """Settings for the data room. Raises ValueError naming the flag that is wrong."""
+        flags = {"source": self.data, "prompt": self.prompt, "mask_prompt": self.mask_prompt}
+        flags |= {"block_size": self.block_size, "packing": self.packing}
+        flags |= {"max_bad_fraction": self.max_bad_fraction}
+        try:
+            return DataSettings.model_validate(flags)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0]) if first["loc"] else "data"
+            flag = "data" if name == "source" else name.replace("_", "-")
+            raise ValueError(f"--{flag} {first['input']!r}: {first['msg']}") from None
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; exits with 2 on wrong input and with 1 when the run diverged."""
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    try:
+        result = finetune(*parse_arguments(sys.argv[1:] if argv is None else argv))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    if result["status"] != "done":
+        raise SystemExit(1)
+
+
+def parse_arguments(argv: Sequence[str]) -> tuple[FinetuneArguments, OptBenchArguments]:
+    """Parse flags. Raises ValueError for whatever can be known to be wrong before loading."""
+    parser = FlagParser((FinetuneArguments, OptBenchArguments), prog="optbench-llm finetune")
+    parser.set_defaults(
+        num_train_epochs=1.0,
+        logging_steps=10,
+        save_steps=0.1,
+        save_total_limit=2,
+        disable_tqdm=True,
+    )
+    namespace = parser.parse(argv)
+    options = take(FinetuneArguments, namespace)
+    if namespace.output_dir is None:
+        spec = parse_spec(namespace.optim).canonical
+        namespace.output_dir = f"runs/finetune/{_slug(options.model)}-{_slug(spec)}"
+    return options, take(OptBenchArguments, namespace)
+
+
+def finetune(options: FinetuneArguments, args: OptBenchArguments) -> dict[str, Any]:
+    """Train, save model and tokenizer, and return what ``result.json`` holds.
+
+    Raises ValueError for a model, data or folder that cannot be used.
+    """
+    console = Console(quiet=not args.should_save, highlight=False)
+    data = options.data_settings()
+    settings = _decisive_settings(options, args, data)
+    folder = RunFolder(args.output_dir or "")
+    checkpoint = folder.open(
+        settings, resume=options.resume, overwrite=options.overwrite, writes=args.should_save
+    )
+    finished = folder.result()
+    if finished is not None:
+        console.print(f"already finished: {result_line(finished)}")
+        return finished
+    if checkpoint is not None:
+        console.print(f"resuming from {checkpoint}")
+    loaded = load_model(options.model, seed=args.seed)
+    splits = load_data(data, loaded.tokenizer)
+    model: Any = loaded.model
+    if options.lora_r is not None:
+        model = with_lora(model, options.lora_r, options.lora_alpha, options.lora_target_modules)
+    progress = FinetuneProgress(console, args)
+    record = run_training(
+        model,
+        loaded.tokenizer,
+        splits,
+        args,
+        resume_from=args.resume_from_checkpoint or checkpoint,
+        on_step=progress.on_step,
+        callbacks=[progress],
+    )
+    result = {**record.to_dict(), "settings": settings, "environment": describe_environment()}
+    if args.should_save:
+        if record.status == "done":
+            model.save_pretrained(folder.path)
+            loaded.tokenizer.save_pretrained(folder.path)
+        folder.write_result(result)
+    console.print(result_line(result))
+    console.print(f"written to {folder.path}")
+    return result
+
+
+def _decisive_settings(
+    options: FinetuneArguments, args: OptBenchArguments, data: DataSettings
+) -> dict[str, Any]:
+    training = {k: v for k, v in args.to_dict().items() if k not in UNDECISIVE}
+    lora = {"r": options.lora_r, "alpha": options.lora_alpha, "on": options.lora_target_modules}
+    return {
+        "model": options.model,
+        "model_fingerprint": model_fingerprint(options.model),
+        "data": data.model_dump(mode="json"),
+        "data_fingerprint": data_fingerprint(data),
+        "lora": lora if options.lora_r is not None else None,
+        **training,
+    }
+
+
+def _slug(text: str) -> str:
+    return "".join(c if c.isalnum() or c in "._" else "-" for c in text.rstrip("/").split("/")[-1])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Which checkpoint an interrupted run goes on from."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from transformers.trainer import TRAINER_STATE_NAME
+
+_FOLDER = re.compile(r"checkpoint-(\d+)$")
+
+
+def checkpoint_folders(output_dir: Path) -> list[Path]:
+    """All checkpoints of a run, complete or not, by step."""
+    found = [p for p in output_dir.glob("checkpoint-*") if p.is_dir() and _FOLDER.search(p.name)]
+    return sorted(found, key=_step)
+
+
+def latest_checkpoint(output_dir: Path) -> Path | None:
+    """Newest checkpoint to go on from; None where a run must start from its beginning.
+
+    A checkpoint that a kill cut short is passed over: its state is written last. So is one at the
+    run's last step, since the Trainer always takes a step after a resume.
+    """
+    for folder in reversed(checkpoint_folders(output_dir)):
+        state = _state(folder)
+        if state is not None and state["global_step"] < state["max_steps"]:
+            return folder
+    return None
+
+
+def _step(folder: Path) -> int:
+    found = _FOLDER.search(folder.name)
+    assert found is not None
+    return int(found.group(1))
+
+
+def _state(folder: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return None

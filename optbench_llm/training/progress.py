@@ -1,0 +1,72 @@
+"""What a fine-tuning run shows in the terminal: the optimizer, progress, one line at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from transformers import TrainerCallback, TrainingArguments
+
+from optbench_llm.create import effective_hyperparameters
+from optbench_llm.training.optimizer_clock import unwrapped
+
+
+class FinetuneProgress(TrainerCallback):
+    """Prints the effective settings of each parameter group, then a line per logging interval."""
+
+    def __init__(self, console: Console, args: TrainingArguments) -> None:
+        self._console = console
+        self._optim = args.optim
+        self._every = 1
+        self._total = 0
+        self._started = time.perf_counter()
+        self._first: int | None = None
+
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any
+    ) -> None:
+        """Show what the optimizer does to which parameters."""
+        self._every, self._total = state.logging_steps, state.max_steps
+        self._started = time.perf_counter()
+        self._console.print(settings_table(str(self._optim), unwrapped(optimizer)))
+
+    def on_step(self, step: int, loss: float) -> None:
+        """Print the loss of a step, and how long the rest will take."""
+        self._first = step if self._first is None else self._first
+        if step % self._every and step not in (1, self._total):
+            return
+        per_step_s = (time.perf_counter() - self._started) / (step - self._first + 1)
+        left_s = per_step_s * (self._total - step)
+        self._console.print(f"step {step}/{self._total}  loss {loss:.4f}  {left_s:.0f} s left")
+
+
+def settings_table(optim: str, optimizer: Any) -> Table:
+    """Effective hyperparameters, one column for each parameter group."""
+    groups = effective_hyperparameters(optimizer)
+    table = Table("", *(f"group {i}" for i in range(len(groups))), title=f"optimizer {optim}")
+    # A warm-up has already set the lr of the first step.
+    shown = [{**g, "lr": g.get("initial_lr", g.get("lr"))} for g in groups]
+    for name in dict.fromkeys(name for group in shown for name in group):
+        if name != "initial_lr":
+            table.add_row(name, *(str(group.get(name, "")) for group in shown))
+    return table
+
+
+def result_line(result: Mapping[str, Any]) -> str:
+    """One line: status, losses, speed and state."""
+    if result["status"] != "done":
+        return f"{result['optimizer']}: {result['status']}, {result['reason']}"
+    parts = {
+        "train loss": (result["train_loss"], ".4f", ""),
+        "eval loss": (result["eval_loss"], ".4f", ""),
+        "lr": (result["lr"], "g", ""),
+        "steps": (result["steps"], "d", ""),
+        "speed": (result["tokens_per_s"], ".0f", " tokens/s"),
+        "optimizer": (result["optimizer_step_ms"], ".1f", " ms/step"),
+        "state": (result["state_bytes_per_param"], ".2f", " bytes/parameter"),
+    }
+    shown = [f"{k} {v:{spec}}{unit}" for k, (v, spec, unit) in parts.items() if v is not None]
+    return f"{result['optimizer']}: done, {', '.join(shown)}"
