@@ -46,9 +46,8 @@ def _convert(gguf: Path, folder: Path) -> None:
     except (OSError, ValueError) as error:
         raise ValueError(f"{gguf}: not a GGUF file that transformers can read: {error}") from error
     # What is saved is no longer quantized, and must not say so when it is loaded.
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.hf_quantizer = None
+    vars(model.config).pop("quantization_config", None)
+    vars(model).pop("hf_quantizer", None)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -71,9 +71,10 @@ def _pretrained(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 def _fresh(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     architecture = find_architecture(name)
+    tokenizer = AutoTokenizer.from_pretrained(architecture.tokenizer_folder)
     config = AutoConfig.for_model(**architecture.config)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    return model, AutoTokenizer.from_pretrained(architecture.tokenizer_folder)
+    config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32), tokenizer
 
 
 @contextmanager
