@@ -15,7 +15,8 @@ ALPACA = (
     "Write a response that appropriately completes the request.\n\n"
     "### Instruction:\n{instruction}\n\n### Response:"
 )
-# LMFlow's llama2 template without a system message, as in the published leaderboard.
+# LMFlow's llama2 template without a system message, as in the published leaderboard; how its
+# conversations joined instruction and input is not recorded, the newline is ours.
 INST_WITH_INPUT = "[INST] {instruction}\n{input} [/INST]"
 INST = "[INST] {instruction} [/INST]"
 
@@ -25,6 +26,5 @@ TEMPLATES = {"alpaca": (ALPACA_WITH_INPUT, ALPACA), "inst": (INST_WITH_INPUT, IN
 def prompt_of(record: Record, name: str) -> str:
     """The prompt of a record, by the template called ``name``."""
     with_input, without = TEMPLATES[name]
-    # Not str.format twice: records hold braces of their own, which format leaves alone in values.
     template = with_input if record.input.strip() else without
     return template.format(instruction=record.instruction, input=record.input)
