@@ -1,0 +1,153 @@
+"""The command ``optbench-llm``: parses and calls; what it calls is imported when it is called."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import optbench_llm
+
+app = typer.Typer(
+    help="Any optimizer, by name, in any Hugging Face Trainer, compared in a fair table.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Entry point of ``optbench-llm`` and ``python -m optbench_llm``."""
+    app()
+
+
+@contextmanager
+def _users_fault_without_traceback() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"optbench-llm {optbench_llm.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("list")
+def list_(
+    pattern: Annotated[str, typer.Argument(help="Names to show; * and ? are wildcards.")] = "*",
+    category: Annotated[str | None, typer.Option(help="Only this category.")] = None,
+    scope: Annotated[
+        str | None, typer.Option(help="Only this scope: element, tensor, matrix or model.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """List the optimizers of the catalog."""
+    with _users_fault_without_traceback():
+        from optbench_llm.catalog_pages import list_json, print_list
+
+        if as_json:
+            typer.echo(json.dumps(list_json(pattern, category, scope), indent=2))
+        else:
+            print_list(pattern, category, scope)
+
+
+@app.command()
+def info(name: Annotated[str, typer.Argument(help="An optimizer's name or spec.")]) -> None:
+    """Show one optimizer: its paper, equations, hyperparameters, state and needs."""
+    with _users_fault_without_traceback():
+        from optbench_llm.catalog_pages import print_info
+
+        print_info(name)
+
+
+@app.command(
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def finetune(context: typer.Context) -> None:
+    """Fine-tune one model with one optimizer; takes every TrainingArguments flag."""
+    from optbench_llm.finetune import main as run_finetune
+
+    run_finetune(context.args)
+
+
+@app.command()
+def leaderboard(
+    recipe: Annotated[
+        str, typer.Argument(help="A shipped recipe's name, or the path of a .yaml file.")
+    ] = "tiny-gpt2",
+    optim: Annotated[
+        str | None,
+        typer.Option(metavar="SPEC,SPEC...", help="Run these optimizers, not the recipe's list."),
+    ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the results [default: runs/<recipe>]."),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that share the cores; 1 gives the best timings.")
+    ] = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan and what it may cost; write nothing.")
+    ] = False,
+    model: Annotated[str | None, typer.Option(help="Replace the recipe's model.")] = None,
+    data: Annotated[str | None, typer.Option(help="Replace the recipe's data source.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Replace the recipe's budget.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Replace the recipe's seeds by one.")] = None,
+    lr: Annotated[
+        str | None, typer.Option(help="One learning rate for all, or 'declared'.")
+    ] = None,
+) -> None:
+    """Compare optimizers on a recipe; a second call does only what is missing."""
+    with _users_fault_without_traceback():
+        from optbench_llm.leaderboard.command import run_command
+
+        code = run_command(
+            recipe,
+            specs=None if optim is None else split_specs(optim),
+            changes={"model": model, "data": data, "max_steps": max_steps, "seed": seed, "lr": lr},
+            store=store,
+            workers=workers,
+            dry_run=dry_run,
+        )
+    raise typer.Exit(code)
+
+
+def split_specs(text: str) -> list[str]:
+    """Split at the commas that stand outside parentheses.
+
+    Raises:
+        ValueError: an item is empty, or a parenthesis is not closed.
+    """
+    items, depth = [""], 0
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if character == "," and depth == 0:
+            items.append("")
+        else:
+            items[-1] += character
+    if depth != 0:
+        raise ValueError(f"--optim {text}: a parenthesis has no partner")
+    items = [item.strip() for item in items]
+    if "" in items:
+        raise ValueError(f"--optim {text}: item {items.index('') + 1} is empty; write SPEC,SPEC...")
+    return items

@@ -1,0 +1,133 @@
+"""What ``optbench-llm leaderboard`` does: recipe and changes in, a table and an exit code out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from optbench_llm.catalog import parse_spec
+from optbench_llm.leaderboard.board import Plan, Run, make_plan, run_leaderboard
+from optbench_llm.leaderboard.estimate import estimate
+from optbench_llm.leaderboard.progress import make_console, open_display
+from optbench_llm.leaderboard.recipe import Recipe, load_recipe, override
+from optbench_llm.leaderboard.store import Store
+
+ALL_RUN, NONE_DONE, INTERRUPTED = 0, 1, 130
+
+
+def run_command(
+    name_or_path: str,
+    *,
+    specs: Sequence[str] | None,
+    changes: dict[str, Any],
+    store: Path | None,
+    workers: int,
+    dry_run: bool,
+) -> int:
+    """Run or, with ``dry_run``, only plan a recipe's leaderboard; returns the exit code.
+
+    Raises:
+        ValueError: recipe, changes, specs, model, data or store are not usable.
+    """
+    recipe = changed(load_recipe(name_or_path), changes, specs)
+    path = store or Path("runs") / recipe.name
+    plan = make_plan(recipe)
+    if dry_run:
+        _print_plan(plan, path, workers)
+        return ALL_RUN
+    with open_display(make_console()) as display:
+        run = run_leaderboard(plan, path, display, workers)
+    _print_run(run, path)
+    if run.interrupted:
+        return INTERRUPTED
+    return ALL_RUN if any(row["status"] == "done" for row in run.board.rows) else NONE_DONE
+
+
+def changed(recipe: Recipe, changes: dict[str, Any], specs: Sequence[str] | None) -> Recipe:
+    """The recipe with what the command line replaces.
+
+    A spec that the recipe lists keeps what the recipe sets for it; ``lr`` holds for every row.
+    """
+    values: dict[str, Any] = {}
+    if specs is not None:
+        values["optimizers"] = _entries(recipe, specs)
+    if changes.get("lr") is not None:
+        entries = values.get("optimizers", [e.model_dump() for e in recipe.optimizers])
+        values["optimizers"] = [{**entry, "lr": None} for entry in entries]
+        values |= {"lr": changes["lr"], "lr_scale": 1.0}
+    if changes.get("model") is not None:
+        values["model"] = changes["model"]
+    if changes.get("data") is not None:
+        values["data.source"] = changes["data"]
+    if changes.get("max_steps") is not None:
+        values |= {"training.max_steps": changes["max_steps"], "training.num_train_epochs": None}
+    if changes.get("seed") is not None:
+        values["seeds"] = [changes["seed"]]
+    return override(recipe, values) if values else recipe
+
+
+def _entries(recipe: Recipe, specs: Sequence[str]) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = []
+    for spec in specs:
+        canonical = parse_spec(spec).canonical
+        listed = [e.model_dump() for e in recipe.optimizers if e.spec == canonical]
+        entries += listed or [{"spec": canonical}]
+    return entries
+
+
+def _print_run(run: Run, path: Path) -> None:
+    console = make_console()
+    board = run.board
+    if board.rows:
+        console.print()
+        console.print(board.to_rich(console.width))
+        for note in board.notes():
+            console.print(note, style="dim", highlight=False, markup=False)
+    if run.not_run:
+        console.print(f"{run.not_run} trials were not run; the same command continues.")
+    console.print(f"{path}/leaderboard.md, .csv and .json hold this table.", highlight=False)
+
+
+def _print_plan(plan: Plan, path: Path, workers: int) -> None:
+    from rich import box
+    from rich.table import Table
+
+    store = Store.read(path, plan.identity)
+    missing = {trial.id for trial in plan.missing(store)}
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("optimizer")
+    table.add_column("lr", justify="right")
+    table.add_column("schedule")
+    table.add_column("seed", justify="right")
+    with_arguments = any(trial.hyperparameters for trial in plan.trials)
+    if with_arguments:
+        table.add_column("arguments")
+    table.add_column("in the store")
+    for trial in plan.trials:
+        result = store.get(trial)
+        status = result.record["status"] if result else "–"
+        again = ", runs again" if result and trial.id in missing else ""
+        arguments = " ".join(f"{k}={v}" for k, v in trial.hyperparameters.items())
+        schedule = trial.training["schedule"]
+        style = "" if trial.id in missing else "dim"
+        cells = [trial.spec, f"{trial.lr:g}", schedule, str(trial.seed)]
+        cells += [arguments] if with_arguments else []
+        table.add_row(*cells, status + again, style=style)
+    console = make_console()
+    recipe = plan.recipe
+    budget = (
+        f"{recipe.training.max_steps} steps"
+        if recipe.training.max_steps
+        else f"{recipe.training.num_train_epochs:g} epochs"
+    )
+    console.print(
+        f"{recipe.name}: {recipe.model} on {recipe.data.source}, {budget} each, {recipe.track}",
+        highlight=False,
+    )
+    console.print(table)
+    console.print(
+        f"{len(missing)} of {len(plan.trials)} trials would run into {path}. Nothing was written.",
+        highlight=False,
+    )
+    console.print(str(estimate(plan, store, workers)), highlight=False)

@@ -1,0 +1,121 @@
+"""What a plan may cost, before any of it has run. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from optbench_llm.catalog import parse_spec
+from optbench_llm.leaderboard.board import Plan
+from optbench_llm.leaderboard.store import Store
+from optbench_llm.leaderboard.trial import TrialSpec
+from optbench_llm.models.locate import RANDOM, locate
+
+_STORAGE_BYTES = {None: 4.0, "bf16": 2.0, "int8": 1.0}
+_WEIGHT_AND_GRADIENT_BYTES = 8
+_START_S = 8.0
+# Training reaches about this share of a large matrix product's speed; small models less.
+_EFFICIENCY = 0.4
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Wall time of what would run, memory of its most demanding trial, and what both rest on."""
+
+    wall_s: float | None
+    mem_bytes: float | None
+    basis: str
+
+    def __str__(self) -> str:
+        if self.wall_s is None:
+            return f"Estimate: none; {self.basis}."
+        memory = f", {self.mem_bytes / 2**30:.1f} GiB a worker" if self.mem_bytes else ""
+        return f"Estimate: {_duration(self.wall_s)}{memory}; {self.basis}."
+
+
+def estimate(plan: Plan, store: Store, workers: int) -> Estimate:
+    """Estimate what ``store`` lacks: from its finished trials, or from the model's size."""
+    missing = plan.missing(store)
+    if not missing:
+        return Estimate(0.0, None, "nothing is left to run")
+    measured = [r.record for r in store.results if r.record["status"] == "done"]
+    rounds = math.ceil(len(missing) / workers)
+    if measured:
+        wall_s = sum(record["wall_s"] for record in measured) / len(measured)
+        peak = max(record["peak_mem_bytes"] for record in measured)
+        basis = f"from the {len(measured)} finished trials of this store"
+        return Estimate(_START_S + wall_s * rounds, peak, basis)
+    parameters = _parameters(plan.recipe.model)
+    steps = plan.recipe.training.max_steps
+    if parameters is None or steps is None:
+        return Estimate(None, None, "finish one trial, and it will be taken from that")
+    trial_s = _flops(plan, parameters, steps) / (_matmul_flops_per_s() * _EFFICIENCY)
+    state = max(_state_bytes_per_param(trial) for trial in missing)
+    memory = parameters * (_WEIGHT_AND_GRADIENT_BYTES + state)
+    basis = f"rough, from {parameters / 1e6:.1f} M parameters, without activations"
+    return Estimate(_START_S + trial_s * rounds * workers, memory, basis)
+
+
+def _flops(plan: Plan, parameters: int, steps: int) -> float:
+    """Six operations a parameter and token in training, two in evaluation."""
+    training = plan.recipe.training
+    blocks = steps * training.batch_size * training.gradient_accumulation_steps
+    evaluated = training.max_eval_blocks or 0
+    return parameters * plan.recipe.data.block_size * (6.0 * blocks + 2.0 * evaluated)
+
+
+def _matmul_flops_per_s() -> float:
+    """Speed of a matrix product on this machine's processor, best of a few."""
+    size, best_s = 768, math.inf
+    matrix = np.ones((size, size), dtype=np.float32)
+    for _ in range(6):
+        began = time.perf_counter()
+        np.matmul(matrix, matrix)
+        best_s = min(best_s, time.perf_counter() - began)
+    return 2 * size**3 / best_s
+
+
+def _state_bytes_per_param(trial: TrialSpec) -> float:
+    """State of a large square matrix, by the rule's own slots; a provider's is taken for Adam's."""
+    spec = parse_spec(trial.spec)
+    if spec.info is None or spec.info.rule is None:
+        return 8.0
+    rule, shape = spec.info.rule_class(), (1024, 1024)
+    settings = SimpleNamespace(**{**rule.defaults, **trial.hyperparameters})
+    elements = sum(math.prod(slot.shape_for(shape)) for slot in rule.slots_for(shape, settings))
+    return elements / math.prod(shape) * _STORAGE_BYTES[spec.storage]
+
+
+def _parameters(model: str) -> int | None:
+    """Parameter count by the headers of the model's files; None where they do not tell."""
+    if model.startswith(RANDOM):
+        return None
+    files = locate(model)
+    if files.is_gguf:
+        from gguf import GGUFReader
+
+        return sum(int(tensor.n_elements) for tensor in GGUFReader(files.path).tensors)
+    weights = list(files.path.glob("*.safetensors"))
+    return sum(_elements(path) for path in weights) if weights else None
+
+
+def _elements(safetensors: Path) -> int:
+    with safetensors.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    return sum(math.prod(t["shape"]) for name, t in header.items() if name != "__metadata__")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"about {max(1, round(seconds))} s"
+    if seconds < 5400:
+        return f"about {seconds / 60:.0f} min"
+    return f"about {seconds / 3600:.1f} h"

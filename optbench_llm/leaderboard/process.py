@@ -1,0 +1,107 @@
+"""One worker process as its parent sees it: commands go in and events come out as JSON lines.
+
+The worker runs in a session of its own, so Ctrl-C reaches the parent alone, and it ends by itself
+when its standard input closes, which is what the operating system does when the parent is killed.
+What it prints goes to a log file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+EXITED = "exited"
+
+
+class WorkerProcess:
+    """Start a worker, send it commands, and have its events put into ``inbox``.
+
+    Every item of ``inbox`` is ``(this process, event)``; the last one is ``{"event": "exited"}``.
+    """
+
+    def __init__(self, number: int, setup: dict[str, Any], inbox: queue.Queue, log: Path) -> None:
+        self.number = number
+        self.log = log
+        self._inbox = inbox
+        self._oom_kills_before = _oom_kills()
+        threads = str(setup["threads"])
+        environment = {
+            # Threads that spin while they wait make a busy machine several times slower.
+            "OMP_WAIT_POLICY": "PASSIVE",
+            **os.environ,
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+            "TOKENIZERS_PARALLELISM": "false",
+            "PYTHONUNBUFFERED": "1",
+        }
+        with open(log, "a", encoding="utf-8") as stderr:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "optbench_llm.leaderboard.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env=environment,
+                start_new_session=True,
+                text=True,
+                encoding="utf-8",
+            )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self.send(setup)
+
+    @property
+    def pid(self) -> int:
+        """The worker's process id."""
+        return self._process.pid
+
+    def send(self, command: dict[str, Any]) -> None:
+        """Send one command; to a worker that is dead already, its exit event says so."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(command) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            return
+
+    def kill(self) -> None:
+        """End the worker and whatever it started, at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def death(self) -> tuple[str, str]:
+        """Status and reason for the trial that a dead worker was running."""
+        code = self._process.wait()
+        if code >= 0:
+            return "error", f"worker ended with exit code {code}; see {self.log.name}"
+        name = signal.Signals(-code).name
+        if code == -signal.SIGKILL and _oom_kills() > self._oom_kills_before:
+            return "oom", f"worker killed by {name}: the system ran out of memory"
+        return "error", f"worker killed by {name}; see {self.log.name}"
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._inbox.put((self, json.loads(line)))
+        self._process.wait()
+        self._inbox.put((self, {"event": EXITED}))
+
+
+def _oom_kills() -> int:
+    """How many processes Linux has killed for memory, in this control group and on this machine."""
+    total = 0
+    for path in (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat")):
+        try:
+            lines = path.read_text(encoding="ascii").splitlines()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+    return total

@@ -1,0 +1,170 @@
+"""Show a running leaderboard: finished rows one by one, and below them what is being trained."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from optbench_llm.leaderboard.executor import Event, Finished, Ready, Started, Stepped
+from optbench_llm.leaderboard.trial import TrialSpec
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class Display(Protocol):
+    """Where the progress of a leaderboard is shown."""
+
+    def __enter__(self) -> Display: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+    def say(self, text: str) -> None:
+        """Show a line for itself."""
+        ...
+
+    def plan(self, trials: Sequence[TrialSpec], steps: int | None) -> None:
+        """Announce the trials that will run."""
+        ...
+
+    def show(self, event: Event) -> None:
+        """Show one event."""
+        ...
+
+
+def open_display(console: Console) -> Display:
+    """A live display on a terminal, plain lines anywhere else."""
+    return LiveDisplay(console) if console.is_terminal else PlainDisplay()
+
+
+def outcome(record: dict[str, Any]) -> str:
+    """What became of a trial, in a few words."""
+    if record["status"] != "done":
+        return f"{record['status']}: {record['reason']}"
+    words = f"train {record['train_loss']:.4f}"
+    if record.get("eval_loss") is not None:
+        words += f"   eval {record['eval_loss']:.4f}"
+    if record.get("tokens_per_s"):
+        words += f"   {record['tokens_per_s']:>7,.0f} tokens/s"
+    return words
+
+
+class PlainDisplay:
+    """One line for each finished trial: for files, pipes and continuous integration."""
+
+    def __init__(self) -> None:
+        self._total = self._finished = 0
+
+    def __enter__(self) -> PlainDisplay:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        return None
+
+    def say(self, text: str) -> None:
+        """Print a line for itself."""
+        print(text, flush=True)
+
+    def plan(self, trials: Sequence[TrialSpec], steps: int | None) -> None:
+        """Remember how many trials there are."""
+        self._total = len(trials)
+
+    def show(self, event: Event) -> None:
+        """Print a line for a finished trial; all else is silent."""
+        if isinstance(event, Finished):
+            self._finished += 1
+            count = f"[{self._finished:>{len(str(self._total))}}/{self._total}]"
+            line = f"{count} {event.trial.spec:<20} {outcome(event.record)}   {event.wall_s:.1f} s"
+            print(line, flush=True)
+
+
+class LiveDisplay:
+    """Finished trials scroll up; below them one line for each worker and one for the whole."""
+
+    def __init__(self, console: Console) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self._console = console
+        self._began = time.monotonic()
+        self._finished = 0
+        self._steps: int | None = None
+        self._progress = Progress(
+            TextColumn("[bold]{task.description:<20}"),
+            BarColumn(bar_width=28),
+            TextColumn("{task.fields[text]}"),
+            console=console,
+            transient=True,
+        )
+        self._whole = self._progress.add_task("leaderboard", total=None, text="", visible=False)
+        self._tasks: dict[int, Any] = {}
+
+    def __enter__(self) -> LiveDisplay:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line above the live part."""
+        self._console.print(text, highlight=False)
+
+    def plan(self, trials: Sequence[TrialSpec], steps: int | None) -> None:
+        """Show the empty bar of the whole."""
+        self._steps = steps
+        self._progress.update(
+            self._whole, total=len(trials), text="loading model and data", visible=True
+        )
+
+    def show(self, event: Event) -> None:
+        """Move the bars; print a finished trial above them."""
+        if isinstance(event, Ready):
+            self._steps = event.facts.get("steps", self._steps)
+            self._progress.update(self._whole, text="")
+        elif isinstance(event, Started):
+            self._drop(event.worker)
+            self._tasks[event.worker] = self._progress.add_task(
+                event.trial.spec, total=self._steps, text="starting"
+            )
+        elif isinstance(event, Stepped):
+            of = f"/{self._steps}" if self._steps else ""
+            self._progress.update(
+                self._tasks[event.worker],
+                completed=event.step,
+                text=f"step {event.step}{of}   loss {event.loss:.4f}",
+            )
+        elif isinstance(event, Finished):
+            self._drop(event.worker)
+            self._finish(event)
+
+    def _finish(self, event: Finished) -> None:
+        self._finished += 1
+        done = event.record["status"] == "done"
+        mark = "[green]✓[/]" if done else "[red]✗[/]"
+        words = outcome(event.record)
+        style = "" if done else "red"
+        self._console.print(f" {mark} {event.trial.spec:<20}", end=" ", highlight=False)
+        self._console.print(f"{words}   {event.wall_s:.1f} s", style=style, highlight=False)
+        total = self._progress.tasks[0].total or 0
+        elapsed = time.monotonic() - self._began
+        left = elapsed / self._finished * (total - self._finished)
+        text = f"{self._finished} of {total:.0f}   {_clock(elapsed)} elapsed, {_clock(left)} left"
+        self._progress.update(self._whole, completed=self._finished, text=text)
+
+    def _drop(self, worker: int) -> None:
+        if worker in self._tasks:
+            self._progress.remove_task(self._tasks.pop(worker))
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02d}"
+
+
+def make_console() -> Console:
+    """The console that leaderboard output goes to."""
+    from rich.console import Console
+
+    return Console(file=sys.stdout)

@@ -1,0 +1,282 @@
+"""A recipe: one YAML file that says what a leaderboard compares, on what, and for how long."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from optbench_llm.catalog import parse_spec
+from optbench_llm.data import DataSettings
+from optbench_llm.leaderboard.yaml_file import YamlFile, read_yaml
+
+Schedule = Literal["constant", "linear", "cosine"]
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def _learning_rate(value: Any) -> Any:
+    if value == "declared":
+        return value
+    try:
+        lr = float(value)
+    except (TypeError, ValueError):
+        lr = math.nan
+    if not 0 < lr < math.inf:
+        raise ValueError("expected a positive number, the same for all, or 'declared'")
+    return lr
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys are errors, values do not change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TrainingSettings(Section):
+    """The budget and protocol that all trials of a recipe share."""
+
+    max_steps: int | None = Field(None, ge=1, description="optimizer steps; or num_train_epochs")
+    num_train_epochs: float | None = Field(None, gt=0, allow_inf_nan=False)
+    batch_size: int = Field(8, ge=1, description="blocks per device and forward pass")
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    schedule: Schedule = "cosine"
+    warmup_steps: int = Field(0, ge=0)
+    weight_decay: float | None = Field(
+        0.0, ge=0, allow_inf_nan=False, description="null: each optimizer's own default"
+    )
+    max_grad_norm: float = Field(1.0, ge=0, allow_inf_nan=False, description="0: no clipping")
+    precision: Literal["fp32", "bf16"] = "fp32"
+    eval_batch_size: int = Field(8, ge=1)
+    max_eval_blocks: int | None = Field(None, ge=1, description="null: the whole validation split")
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> TrainingSettings:
+        if (self.max_steps is None) == (self.num_train_epochs is None):
+            raise ValueError("expected exactly one of max_steps and num_train_epochs")
+        return self
+
+
+class OptimizerEntry(Section):
+    """One optimizer of the board: its spec, and what the recipe sets for it alone."""
+
+    spec: str
+    lr: float | None = Field(None, gt=0, allow_inf_nan=False)
+    schedule: Schedule | None = None
+    args: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_spec(cls, value: Any) -> Any:
+        return {"spec": value} if isinstance(value, str) else value
+
+    @field_validator("spec")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        return parse_spec(value).canonical
+
+    @field_validator("args")
+    @classmethod
+    def _not_lr(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if "lr" in value:
+            raise ValueError("lr stands beside spec and args, not in args")
+        return value
+
+
+class Limits(Section):
+    """What a trial may cost; decides whether there is a result, never which."""
+
+    trial_timeout_s: float | None = Field(None, gt=0, allow_inf_nan=False)
+
+
+class Recipe(Section):
+    """Model, data, budget, protocol and the list of optimizers: all that a leaderboard compares."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    version: int = Field(ge=1, description="raised when old and new results cannot be compared")
+    description: str
+    model: str
+    data: DataSettings
+    training: TrainingSettings
+    lr: Annotated[float | Literal["declared"], BeforeValidator(_learning_rate)] = "declared"
+    lr_scale: float = Field(1.0, gt=0, allow_inf_nan=False)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field([42], min_length=1)
+    rank_by: Literal["train_loss", "eval_loss"] = "train_loss"
+    optimizers: list[OptimizerEntry] = Field(min_length=1)
+    limits: Limits = Field(default_factory=lambda: Limits(trial_timeout_s=None))
+
+    @field_validator("seeds")
+    @classmethod
+    def _different_seeds(cls, value: list[int]) -> list[int]:
+        if len(set(value)) < len(value):
+            raise ValueError("expected each seed once")
+        return value
+
+    @field_validator("optimizers")
+    @classmethod
+    def _different_rows(cls, value: list[OptimizerEntry]) -> list[OptimizerEntry]:
+        for index, entry in enumerate(value):
+            if entry in value[:index]:
+                raise ValueError(f"{entry.spec} is listed twice with the same settings")
+        return value
+
+    @model_validator(mode="after")
+    def _lr_scale_has_an_effect(self) -> Recipe:
+        if self.lr != "declared" and self.lr_scale != 1:
+            raise ValueError("lr_scale multiplies declared learning rates: it needs lr: declared")
+        return self
+
+    @model_validator(mode="after")
+    def _every_row_has_an_lr(self) -> Recipe:
+        for entry in self.optimizers:
+            self.lr_of(entry)
+        return self
+
+    @property
+    def track(self) -> str:
+        """How the rows came by their learning rates, in words for the table's caption."""
+        if self.lr != "declared":
+            return "one lr for all, untuned"
+        scale = "" if self.lr_scale == 1 else f" x {self.lr_scale:g}"
+        return f"each optimizer's declared lr{scale}, untuned"
+
+    def schedule_of(self, entry: OptimizerEntry) -> str:
+        """The learning rate schedule of one row: its own, the one its method demands, or all's."""
+        if entry.schedule is not None:
+            return entry.schedule
+        info = parse_spec(entry.spec).info
+        return "constant" if info and info.schedule == "constant" else self.training.schedule
+
+    def lr_of(self, entry: OptimizerEntry) -> float:
+        """The learning rate of one row: its own, or the recipe's.
+
+        Raises:
+            ValueError: the recipe says ``declared``, and neither catalog nor provider has one.
+        """
+        if entry.lr is not None:
+            return entry.lr
+        if self.lr != "declared":
+            return float(self.lr)
+        return _declared_lr(entry.spec) * self.lr_scale
+
+
+def _declared_lr(spec: str) -> float:
+    info = parse_spec(spec).info
+    if info is not None:
+        return info.lr
+    # Only a provider's own class knows its default, and that costs the import of torch.
+    from optbench_llm.create import validate_hyperparameters
+
+    defaults = validate_hyperparameters(spec, {})
+    if not isinstance(defaults.get("lr"), float):
+        raise ValueError(f"{spec} has no default lr: give it one, {{spec: {spec}, lr: 1e-3}}")
+    return defaults["lr"]
+
+
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "data": DataSettings,
+    "training": TrainingSettings,
+    "optimizers": OptimizerEntry,
+    "limits": Limits,
+}
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Names and files of the recipes that come with the package (wheel or checkout)."""
+    folders = (PACKAGE.parent / "recipes", PACKAGE / "recipes")
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """Load a shipped recipe by name, or any recipe by its path.
+
+    Raises:
+        ValueError: no such recipe (lists the nearest names), or a file that is not a valid recipe;
+            one line for each fault, with file, line, key, and what was expected.
+    """
+    path = _recipe_path(name_or_path)
+    file = read_yaml(path)
+    try:
+        return Recipe.model_validate(file.values)
+    except ValidationError as error:
+        raise ValueError(_faults(error, str(path), file)) from None
+
+
+def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+    """The recipe with some values replaced; a key is a dotted path such as ``training.max_steps``.
+
+    Raises:
+        ValueError: a replaced value is not valid; names the key and what was expected.
+    """
+    values = recipe.model_dump()
+    for path, value in changes.items():
+        *parents, key = path.split(".")
+        section = values
+        for parent in parents:
+            section = section[parent]
+        section[key] = value
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(_faults(error, f"recipe {recipe.name}, as changed", None)) from None
+
+
+def _recipe_path(name_or_path: str) -> Path:
+    path = Path(name_or_path)
+    shipped = shipped_recipes()
+    if name_or_path in shipped:
+        return shipped[name_or_path]
+    if path.suffix in (".yaml", ".yml") or os.sep in name_or_path:
+        if path.is_file():
+            return path
+        raise ValueError(f"{name_or_path}: no such recipe file")
+    nearest = difflib.get_close_matches(name_or_path, shipped, n=1)
+    hint = f"did you mean {nearest[0]}? " if nearest else ""
+    raise ValueError(
+        f"{name_or_path}: no recipe of that name; {hint}"
+        f"shipped: {', '.join(shipped)}; or give the path of a .yaml file"
+    )
+
+
+def _faults(error: ValidationError, source: str, file: YamlFile | None) -> str:
+    details = error.errors()
+    if file is not None:
+        details.sort(key=lambda detail: file.line(tuple(detail["loc"])) or 0)
+    return "\n".join(_fault(detail, source, file) for detail in details)
+
+
+def _fault(detail: Any, source: str, file: YamlFile | None) -> str:
+    location: tuple[str | int, ...] = tuple(detail["loc"])
+    line = file.line(location) if file else None
+    where = f"{source}:{line}" if line else source
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "extra_forbidden":
+        message = f"unknown key; {_nearest_key(location)}"
+    elif detail["type"] == "missing":
+        message = "this key is missing"
+    elif detail["type"] != "value_error":
+        message = message.replace("Input should be", "expected").replace("Field required", "needed")
+        message = f"{message[0].lower()}{message[1:]}"
+    if location and detail["type"] not in ("extra_forbidden", "missing"):
+        got = detail["input"]
+        message += f", got {got!r}" if isinstance(got, str | int | float | bool | None) else ""
+    return f"{where}: {key.lstrip('.')}: {message}" if key else f"{where}: {message}"
+
+
+def _nearest_key(location: tuple[Any, ...]) -> str:
+    section = _SECTIONS[location[0]] if len(location) > 1 else Recipe
+    known = list(section.model_fields)
+    nearest = difflib.get_close_matches(str(location[-1]), known, n=1)
+    return f"nearest: {nearest[0]}" if nearest else f"expected one of {', '.join(known)}"

@@ -1,0 +1,179 @@
+"""The leaderboard for programs (JSON, CSV) and for people (Markdown, terminal)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from optbench_llm.leaderboard.recipe import Recipe
+from optbench_llm.leaderboard.rows import Row
+from optbench_llm.leaderboard.store import finite_only
+from optbench_llm.leaderboard.trial import canonical_hash
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+MISSING = "–"
+PUBLISHED_NOTE = (
+    "Published: train loss of GPT-2 on Alpaca in the table that LMFlow published in 2024, one run "
+    "each at one lr for all. Another model and other data: read its order, "
+    "never compare its numbers with this table's."
+)
+
+
+def _number(pattern: str, scale: float = 1) -> Callable[[Any], str]:
+    return lambda value: MISSING if value is None else format(value * scale, pattern)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column for people: where it stands in a row, its heading in two lines, its format."""
+
+    key: str
+    heading: tuple[str, str]
+    show: Callable[[Any], str]
+
+    @property
+    def title(self) -> str:
+        """The heading on one line."""
+        return " ".join(self.heading).strip()
+
+
+COLUMNS = (
+    Column("rank", ("", "#"), str),
+    Column("label", ("", "optimizer"), str),
+    Column("train_loss", ("train", "loss"), _number(".4f")),
+    Column("eval_loss", ("eval", "loss"), _number(".4f")),
+    Column("published_loss", ("published", "loss*"), _number(".4f")),
+    Column("lr", ("", "lr"), _number(".3g")),
+    Column("steps", ("", "steps"), _number("d")),
+    Column("tokens_per_s", ("", "tokens/s"), _number(",.0f")),
+    Column("optimizer_step_ms", ("optimizer", "ms/step"), _number(".2f")),
+    Column("state_bytes_per_param", ("state", "B/param"), _number(".2f")),
+    Column("peak_mem_bytes", ("peak", "MiB"), _number(",.0f", 2**-20)),
+    Column("status", ("", "status"), str),
+)
+
+
+@dataclass(frozen=True)
+class Board:
+    """Ranked rows with what a reader must know to read them."""
+
+    recipe: Recipe
+    environment: dict[str, Any]
+    rows: Sequence[Row]
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"recipe", "environment", "rows"}``, plain values without NaN."""
+        recipe = self.recipe.model_dump(mode="json")
+        recipe = {"hash": canonical_hash(recipe, 12), "track": self.recipe.track, **recipe}
+        return finite_only(
+            {"recipe": recipe, "environment": self.environment, "rows": list(self.rows)}
+        )
+
+    def to_json(self) -> str:
+        """`to_dict` as text."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+
+    def to_csv(self) -> str:
+        """One line a row, unrounded; nested values as JSON."""
+        rows = self.to_dict()["rows"]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, rows[0] if rows else ["rank"], lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow(
+                {k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in row.items()}
+            )
+        return text.getvalue()
+
+    def to_markdown(self) -> str:
+        """The table for people, with its notes."""
+        lines = [f"# {self.recipe.name}", "", self.recipe.description.strip(), ""]
+        lines.append(_markdown_line([_escape(column.title) for column in COLUMNS]))
+        lines.append(_markdown_line([":--" if key in _TEXT else "--:" for key in _KEYS]))
+        lines += [_markdown_line(_cells(row)) for row in self.rows]
+        lines += ["", *[f"- {_escape(note)}" for note in self.notes()]]
+        return "\n".join(lines) + "\n"
+
+    def notes(self) -> list[str]:
+        """What stands under the table: reasons of failed rows, track, baseline, machine."""
+        notes = [
+            f"{row['label']}: {row['status']}: {row['reason']}"
+            for row in self.rows
+            if row["status"] != "done"
+        ]
+        metric = self.recipe.rank_by.replace("_", " ")
+        notes.append(f"Ranked by {metric}, lower is better; {self.recipe.track}.")
+        other = [row["label"] for row in self.rows if row["schedule"] != self._schedule]
+        if other:
+            notes.append(f"Constant lr, as the method demands: {', '.join(other)}.")
+        untouched = self.environment.get("untouched_eval_loss")
+        if untouched is not None:
+            notes.append(f"The untouched model's eval loss is {untouched:.4f}.")
+        if any(row["published_loss"] is not None for row in self.rows):
+            notes.append(f"* {PUBLISHED_NOTE}")
+        elsewhere = self.environment.get("rows_measured_elsewhere", 0)
+        if elsewhere:
+            notes.append(
+                f"{elsewhere} of {len(self.rows)} rows were measured on another machine or with "
+                "other package versions: compare their speed and memory with care."
+            )
+        notes.append(_machine(self.environment))
+        return notes
+
+    @property
+    def _schedule(self) -> str:
+        return self.recipe.training.schedule
+
+    def to_rich(self, width: int) -> Table:
+        """The table for a terminal of ``width`` columns; a narrow one gets fewer columns."""
+        from rich import box
+        from rich.table import Table
+
+        columns = [c for c in COLUMNS if width >= 98 or c.key not in _FIRST_TO_GO]
+        table = Table(
+            box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold"
+        )
+        for column in columns:
+            table.add_column(
+                "\n".join(column.heading),
+                justify="left" if column.key in _TEXT else "right",
+                no_wrap=column.key != "label",
+                vertical="bottom" if column.key in _TEXT else "middle",
+            )
+        for row in self.rows:
+            failed = row["status"] != "done"
+            style = "red" if failed else "bold" if row["rank"] == 1 else ""
+            table.add_row(*[column.show(row[column.key]) for column in columns], style=style)
+        return table
+
+
+_KEYS = [column.key for column in COLUMNS]
+_TEXT = ("label", "status")
+_FIRST_TO_GO = ("lr", "steps", "peak_mem_bytes")
+
+
+def _cells(row: Row) -> list[str]:
+    return [_escape(column.show(row[column.key])) for column in COLUMNS]
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", "\\|").replace("*", "\\*").replace("\n", " ")
+
+
+def _markdown_line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _machine(environment: dict[str, Any]) -> str:
+    versions = environment["versions"]
+    names = ("optbench_llm", "torch", "transformers")
+    packages = ", ".join(f"{name} {versions[name]}" for name in names if name in versions)
+    where = f"{environment['processor']}, {environment['cores']} cores"
+    device = environment.get("device")
+    return f"{where}{f', {device}' if device and device != 'cpu' else ''}; {packages}."

@@ -1,0 +1,151 @@
+"""A warm place for trials: all is loaded once, and each trial runs as if it were the first."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import gc
+import math
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState
+from torch.utils.data import Subset
+from transformers import set_seed
+from transformers.utils import logging as transformers_logging
+
+from optbench_llm.data import DataSettings, load_data, make_collator
+from optbench_llm.models import load_model
+from optbench_llm.training import OptBenchArguments, OptBenchTrainer
+from optbench_llm.training.evaluation import mean_token_loss
+from optbench_llm.training.run import run_training
+
+# transformers' "constant" knows no warm-up.
+_SCHEDULERS = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+class Workbench:
+    """Loads what all trials of a recipe share and runs them one after another.
+
+    A trial's losses are bit-identical whether it is the first here or the tenth: each begins from a
+    copy of the untouched model, fresh random seeds and fresh process-wide state.
+    """
+
+    def __init__(self, setup: dict[str, Any]) -> None:
+        torch.set_num_threads(setup["threads"])
+        transformers_logging.disable_progress_bar()
+        self._setup = setup
+        self._base = load_model(setup["model"])
+        settings = DataSettings.model_validate(setup["data"])
+        self._splits = load_data(settings, self._base.tokenizer)
+        self._shorten_validation(setup["training"]["max_eval_blocks"])
+
+    def facts(self) -> dict[str, Any]:
+        """What the parent should know of this worker."""
+        cuda = torch.cuda.is_available()
+        device = torch.cuda.get_device_name() if cuda else "cpu"
+        return {
+            "environment": {"device": device, "threads": self._setup["threads"]},
+            "steps": self._steps(),
+            "data": str(self._splits.report),
+            "untouched_eval_loss": self._untouched_eval_loss(),
+        }
+
+    def run(self, trial: dict[str, Any], on_step: Callable[[int, float], None]) -> dict[str, Any]:
+        """Run one trial and return its ``RunRecord`` as a dict.
+
+        Raises whatever the optimizer or the training raises; this workbench is then spent.
+        """
+        _reset_process_state(trial["seed"])
+        model = copy.deepcopy(self._base.model)
+        with tempfile.TemporaryDirectory(dir=self._setup["scratch"]) as folder:
+            args = training_arguments(trial, folder)
+            record = run_training(
+                model,
+                self._base.tokenizer,
+                self._splits,
+                args,
+                on_step=on_step,
+                evaluate=len(self._splits.validation) > 0,
+            )
+        return record.to_dict()
+
+    def _shorten_validation(self, blocks: int | None) -> None:
+        if blocks is not None and blocks < len(self._splits.validation):
+            shorter = Subset(self._splits.validation, range(blocks))
+            self._splits = dataclasses.replace(self._splits, validation=shorter)
+
+    def _steps(self) -> int:
+        """Optimizer steps of a trial on one process."""
+        training = self._setup["training"]
+        if training["max_steps"]:
+            return training["max_steps"]
+        batches = math.ceil(len(self._splits.train) / training["batch_size"])
+        per_epoch = math.ceil(batches / training["gradient_accumulation_steps"])
+        return math.ceil(training["num_train_epochs"] * per_epoch)
+
+    def _untouched_eval_loss(self) -> float | None:
+        if not self._setup["baseline"] or len(self._splits.validation) == 0:
+            return None
+        with tempfile.TemporaryDirectory(dir=self._setup["scratch"]) as folder:
+            args = OptBenchArguments(
+                output_dir=folder,
+                per_device_eval_batch_size=self._setup["training"]["eval_batch_size"],
+                bf16=self._setup["training"]["precision"] == "bf16",
+                report_to="none",
+            )
+            trainer = OptBenchTrainer(
+                model=copy.deepcopy(self._base.model),
+                args=args,
+                data_collator=make_collator(self._base.tokenizer),
+            )
+            return mean_token_loss(trainer, self._splits.validation)
+
+
+def training_arguments(trial: dict[str, Any], folder: str) -> OptBenchArguments:
+    """The Trainer's arguments for a trial (see `TrialSpec.to_dict`); it writes to ``folder``."""
+    training = trial["training"]
+    return OptBenchArguments(
+        output_dir=folder,
+        optim=trial["spec"],
+        optim_args=trial["hyperparameters"],
+        learning_rate=trial["lr"],
+        weight_decay=training["weight_decay"],
+        lr_scheduler_type=_SCHEDULERS[training["schedule"]],
+        warmup_steps=training["warmup_steps"],
+        max_steps=training["max_steps"] or -1,
+        num_train_epochs=training["num_train_epochs"] or 3.0,
+        per_device_train_batch_size=training["batch_size"],
+        per_device_eval_batch_size=training["eval_batch_size"],
+        gradient_accumulation_steps=training["gradient_accumulation_steps"],
+        max_grad_norm=training["max_grad_norm"],
+        bf16=training["precision"] == "bf16",
+        seed=trial["seed"],
+        save_strategy="no",
+        logging_steps=10,
+        disable_tqdm=True,
+        report_to="none",
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, in any of torch's ways of saying so."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(w in str(error).lower() for w in _OUT_OF_MEMORY)
+
+
+def _reset_process_state(seed: int) -> None:
+    """Undo what an earlier trial left in this process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    if "bitsandbytes" in sys.modules:
+        # It remembers every module whose embedding it was told to keep in 32 bits.
+        sys.modules["bitsandbytes"].optim.GlobalOptimManager._instance = None
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    set_seed(seed)

@@ -1,0 +1,148 @@
+"""Recipes: the shipped ones are complete, and every mistake in one is named where it stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from optbench_llm.catalog import published_optimizers
+from optbench_llm.leaderboard.command import changed
+from optbench_llm.leaderboard.recipe import load_recipe, override, shipped_recipes
+
+RECIPE = """\
+name: mine
+version: 1
+description: For a test.
+model: optbench:tiny-gpt2
+data: {source: optbench:pydocs, block_size: 64}
+training:
+  max_steps: 3
+lr: declared
+optimizers:
+  - adamw
+  - {spec: lion, lr: 1e-4, args: {betas: [0.9, 0.98]}}
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    """Writes a recipe with one piece of text replaced, and gives its path."""
+
+    def write(old: str = "", new: str = "") -> str:
+        assert old in RECIPE
+        path = tmp_path / "mine.yaml"
+        path.write_text(RECIPE.replace(old, new, 1), encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_a_shipped_recipe_is_valid_and_named_as_its_file(name):
+    """What comes with the package loads, and its default store is found under its name."""
+    assert load_recipe(name).name == name
+
+
+def test_the_default_recipe_runs_the_published_rows_and_lion_8bit():
+    """The board that a first command gives has all 23 rows to compare with, and one more."""
+    specs = [entry.spec for entry in load_recipe("tiny-gpt2").optimizers]
+    assert specs == [*published_optimizers(), "lion-8bit"]
+
+
+def test_the_reference_recipe_has_the_published_settings():
+    """One lr for all, no decay, [INST] prompt, batch 1: what the published runs did."""
+    recipe = load_recipe("gpt2-alpaca-reference")
+    assert [entry.spec for entry in recipe.optimizers] == published_optimizers()
+    assert (recipe.lr, recipe.seeds, recipe.data.prompt) == (1e-5, [42], "inst")
+    training = recipe.training
+    assert (training.batch_size, training.weight_decay, training.precision) == (1, 0.0, "bf16")
+    assert {e.spec for e in recipe.optimizers if recipe.schedule_of(e) != "cosine"} == {"adadelta"}
+
+
+def test_numbers_with_an_exponent_are_numbers(write):
+    """YAML 1.1 reads 1e-4 as text; a learning rate must not depend on a decimal point."""
+    assert load_recipe(write()).optimizers[1].lr == 1e-4
+    path = write("betas: [0.9, 0.98]", "eps: 1e-8")
+    assert load_recipe(path).optimizers[1].args == {"eps": 1e-8}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "words"),
+    [
+        ("max_steps: 3", "max_stesp: 3", 7, ["training.max_stesp", "nearest: max_steps"]),
+        ("max_steps: 3", "max_steps: three", 7, ["training.max_steps", "integer", "'three'"]),
+        ("max_steps: 3", "max_steps: 0", 7, ["training.max_steps", "greater than or equal to 1"]),
+        ("max_steps: 3", "batch_size: 3", 6, ["training", "exactly one of max_steps and num"]),
+        ("lr: declared", "lr: -1", 8, ["lr", "positive number", "'declared'", "-1"]),
+        ("lr: declared", "lr: .nan", 8, ["lr", "positive number"]),
+        ("lr: declared", "lr: 1e-5\nlr_scale: 2", None, ["lr_scale", "lr: declared"]),
+        ("block_size: 64", "blok_size: 64", 5, ["data.blok_size", "nearest: block_size"]),
+        ("  - adamw", "  - adamv", 10, ["optimizers[0].spec", "adamv", "Nearest"]),
+        ("  - adamw", "  - {spec: adamw, lr: 0}", 10, ["optimizers[0].lr", "greater than 0"]),
+        ("args: {betas", "arsg: {betas", 11, ["optimizers[1].arsg", "nearest: args"]),
+        ("  - adamw", "  - sgd\n  - sgd", 9, ["optimizers", "sgd is listed twice"]),
+        ("version: 1\n", "", None, ["version: this key is missing"]),
+        ("version: 1", "version: 1\nversion: 2", 3, ["version", "given twice"]),
+        ("name: mine", "name: [", 3, ["expected"]),
+    ],
+)
+def test_a_fault_is_named_with_file_line_key_and_what_was_expected(write, old, new, line, words):
+    """The message leads to the place: one line for each fault, and nobody has to guess."""
+    path = write(old, new)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        load_recipe(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}:{line}: " if line else path), message
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_all_faults_of_a_recipe_are_told_at_once(write):
+    """Two mistakes give two lines, not two rounds."""
+    path = write("max_steps: 3", "max_stesp: 3\n  batch_size: 0")
+    with pytest.raises(ValueError, match="max_stesp") as caught:
+        load_recipe(path)
+    assert "batch_size" in str(caught.value).splitlines()[1]
+
+
+def test_an_unknown_recipe_gets_the_nearest_name():
+    """A slip in the name is answered with the name that was meant."""
+    with pytest.raises(ValueError, match=r"tiny-gtp2.*did you mean tiny-gpt2"):
+        load_recipe("tiny-gtp2")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    """A path that does not exist is not taken for a shipped name."""
+    with pytest.raises(ValueError, match=r"none\.yaml: no such recipe file"):
+        load_recipe(str(tmp_path / "none.yaml"))
+
+
+def test_a_spec_of_the_recipe_keeps_its_settings_when_picked_by_name(write):
+    """``--optim lion,sgd`` runs the recipe's own lion; sgd comes with what the catalog declares."""
+    recipe = changed(load_recipe(write()), {}, ["LION", "sgd"])
+    assert [entry.spec for entry in recipe.optimizers] == ["lion", "sgd"]
+    assert recipe.optimizers[0].args == {"betas": [0.9, 0.98]}
+    assert recipe.lr_of(recipe.optimizers[0]) == 1e-4
+
+
+def test_one_lr_for_all_holds_for_rows_with_an_lr_of_their_own(write):
+    """``--lr`` means what it says."""
+    recipe = changed(load_recipe(write()), {"lr": "3e-4"}, None)
+    assert {recipe.lr_of(entry) for entry in recipe.optimizers} == {3e-4}
+
+
+def test_lr_scale_multiplies_declared_learning_rates_alone(write):
+    """An lr that a row sets for itself is meant as it stands."""
+    recipe = load_recipe(write())
+    scaled = override(recipe, {"lr_scale": 0.5})
+    before = [recipe.lr_of(entry) for entry in recipe.optimizers]
+    after = [scaled.lr_of(entry) for entry in scaled.optimizers]
+    assert after == [before[0] / 2, before[1]]
+
+
+def test_a_wrong_change_names_its_key(write):
+    """A bad value from the command line is refused like one in the file."""
+    with pytest.raises(ValueError, match=r"training\.max_steps.*greater than or equal to 1"):
+        changed(load_recipe(write()), {"max_steps": 0}, None)

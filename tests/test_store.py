@@ -1,0 +1,183 @@
+"""The store: trials are there whole or not at all, and belong together."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from optbench_llm.leaderboard.recipe import load_recipe, override
+from optbench_llm.leaderboard.store import Store, identity
+from optbench_llm.leaderboard.trial import Inputs, plan_trials
+
+RECIPE = load_recipe("tiny-gpt2")
+INPUTS = Inputs("model-a", "data-a", "0.1")
+TRIAL = plan_trials(RECIPE, INPUTS)[0]
+DONE = {"status": "done", "reason": None, "train_loss": 1 / 3}
+ENVIRONMENT = {"cores": 2}
+
+
+def trial_id(changes=None, inputs=INPUTS):
+    """The id of the first trial of the default recipe after some changes."""
+    return plan_trials(override(RECIPE, changes or {}), inputs)[0].id
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training.max_steps": 7},
+        {"training.batch_size": 7},
+        {"training.schedule": "linear"},
+        {"training.precision": "bf16"},
+        {"training.max_eval_blocks": 7},
+        {"seeds": [7]},
+        {"lr": 0.007},
+        {"lr_scale": 7.0},
+        {"optimizers": ["sgd"]},
+        {"optimizers": [{"spec": "rmsprop", "args": {"momentum": 0.7}}]},
+        {"optimizers": [{"spec": "rmsprop", "schedule": "constant"}]},
+    ],
+)
+def test_what_decides_a_result_changes_the_id(changes):
+    """Two trials that may end differently never share a folder."""
+    assert trial_id(changes) != TRIAL.id
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"description": "Other words."},
+        {"limits.trial_timeout_s": 7},
+        {"rank_by": "eval_loss"},
+        {"version": 7},
+        {"optimizers": ["rmsprop", "sgd"]},
+    ],
+)
+def test_what_decides_no_result_leaves_the_id(changes):
+    """Words, limits and other rows cost nobody a second run."""
+    assert trial_id(changes) == TRIAL.id
+
+
+@pytest.mark.parametrize("name", ["model_fingerprint", "data_fingerprint", "package_version"])
+def test_the_content_of_model_data_and_package_changes_the_id(name):
+    """A result belongs to weights, records and code, whatever they are called."""
+    assert trial_id(inputs=replace(INPUTS, **{name: "other"})) != TRIAL.id
+
+
+def test_a_result_comes_back_as_it_was_put(tmp_path):
+    """Numbers survive to the last bit; what is not finite becomes null, for JSON has no word."""
+    losses = [0.1 + 0.2, 1e-300, math.nan]
+    with Store.open(tmp_path, identity(RECIPE, INPUTS)) as store:
+        store.put(TRIAL, DONE, losses, ENVIRONMENT)
+    result = Store.read(tmp_path, identity(RECIPE, INPUTS)).get(TRIAL)
+    assert result is not None
+    assert (result.record, result.environment) == (DONE, ENVIRONMENT)
+    assert result.losses == [0.1 + 0.2, 1e-300, None]
+    assert result.trial == json.loads(json.dumps(TRIAL.to_dict()))
+
+
+def test_a_later_result_replaces_a_failed_one(tmp_path):
+    """A second try leaves one folder, with the new outcome."""
+    with Store.open(tmp_path, identity(RECIPE, INPUTS)) as store:
+        store.put(TRIAL, {"status": "error", "reason": "x"}, [], ENVIRONMENT)
+        assert not store.get(TRIAL).final
+        store.put(TRIAL, DONE, [1.0], ENVIRONMENT)
+    assert [path.name for path in (tmp_path / "trials").iterdir()] == [TRIAL.folder]
+    assert Store.read(tmp_path, identity(RECIPE, INPUTS)).get(TRIAL).final
+
+
+@pytest.mark.parametrize(
+    ("recipe", "inputs", "words"),
+    [
+        (override(RECIPE, {"version": 2}), INPUTS, "version: 1 there, 2 here"),
+        (override(RECIPE, {"training.max_steps": 7}), INPUTS, r"training\.max_steps: \d+ there, 7"),
+        (override(RECIPE, {"lr": 0.1}), INPUTS, 'lr: "declared" there, 0.1 here'),
+        (RECIPE, replace(INPUTS, data_fingerprint="other"), "data: "),
+        (RECIPE, replace(INPUTS, model_fingerprint="other"), "model: "),
+        (RECIPE, replace(INPUTS, package_version="0.2"), 'package: "0.1" there, "0.2" here'),
+    ],
+)
+def test_a_store_of_another_recipe_is_refused_with_the_difference(tmp_path, recipe, inputs, words):
+    """Results that cannot be ranked together are never merged, and the user learns why."""
+    with Store.open(tmp_path, identity(RECIPE, INPUTS)):
+        pass
+    with pytest.raises(ValueError, match=rf"{words}.*--store"):
+        Store.read(tmp_path, identity(recipe, inputs))
+
+
+def test_more_optimizers_may_join_a_store(tmp_path):
+    """The list of rows is no part of what a store must share."""
+    with Store.open(tmp_path, identity(RECIPE, INPUTS)):
+        pass
+    Store.read(tmp_path, identity(override(RECIPE, {"optimizers": ["sgd"]}), INPUTS))
+
+
+def test_a_store_that_cannot_be_written_is_refused(tmp_path):
+    """A file stands where the folder should be: said before any work."""
+    (tmp_path / "taken").write_text("")
+    with (
+        pytest.raises(ValueError, match=r"taken.*cannot be written.*--store"),
+        Store.open(tmp_path / "taken", identity(RECIPE, INPUTS)),
+    ):
+        pass
+
+
+def test_a_damaged_trial_is_named(tmp_path):
+    """A disk's fault ends in a message with the folder, not in a traceback."""
+    with Store.open(tmp_path, identity(RECIPE, INPUTS)) as store:
+        store.put(TRIAL, DONE, [1.0], ENVIRONMENT)
+    (tmp_path / "trials" / TRIAL.folder / "result.json").write_text("{")
+    with pytest.raises(ValueError, match=rf"{TRIAL.id}: damaged.*delete this folder"):
+        Store.read(tmp_path, identity(RECIPE, INPUTS))
+
+
+def test_reading_writes_nothing(tmp_path):
+    """Looking into a store that is not there does not make one."""
+    assert Store.read(tmp_path / "none", identity(RECIPE, INPUTS)).results == []
+    assert list(tmp_path.iterdir()) == []
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from optbench_llm.leaderboard.store import Store
+with Store.open(Path(sys.argv[1]), {"name": "x"}) as store:
+    store.scratch_folder("half-written")
+    print("open", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path):
+    """Another process that has the store in ``tmp_path`` open, with a half-written trial in it."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "open\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_store_in_use_is_refused_and_freed_by_a_killed_owner(tmp_path, holder):
+    """Two writers never share a store; kill -9 leaves neither a lock nor half a trial behind."""
+    with (
+        pytest.raises(ValueError, match=rf"process {holder.pid} is writing.*--store"),
+        Store.open(tmp_path, {"name": "x"}),
+    ):
+        pass
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    time.sleep(0.05)
+    with Store.open(tmp_path, {"name": "x"}):
+        assert list((tmp_path / "trials").iterdir()) == []
