@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
@@ -57,13 +59,22 @@ def run_training(
     trainer.remove_callback(PrinterCallback)
     reporter.trainer = trainer
     trainer.add_callback(reporter)
-    try:
+    with _plain_afterwards(model):
         trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
         return _record(trainer, splits.validation if evaluate else None)
+
+
+@contextlib.contextmanager
+def _plain_afterwards(model: nn.Module) -> Iterator[None]:
+    """Take off what accelerate puts around a model's forward for mixed precision."""
+    before = dict(vars(model))
+    try:
+        yield
     finally:
-        # Takes off what accelerate put around the model and its forward.
-        trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
-        trainer.accelerator.free_memory()
+        for name in ("forward", "_original_forward", "_is_accelerate_prepared"):
+            vars(model).pop(name, None)
+            if name in before:
+                vars(model)[name] = before[name]
 
 
 class _Reporter(TrainerCallback):

@@ -1,0 +1,166 @@
+"""OptBenchCallback: what it measures is what happened."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from training_setup import Sentences, common, stock_trainer, tiny_gpt2, trainer
+from transformers import TrainerCallback
+
+from optbench_llm.training import OptBenchArguments, OptBenchCallback, run_training
+from optbench_llm.training.memory import peak_memory_bytes, reset_peak_memory
+
+CPU = torch.device("cpu")
+
+
+class Poison(TrainerCallback):
+    """Makes a weight NaN after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if state.global_step == self.step:
+            with torch.no_grad():
+                next(model.parameters()).fill_(math.nan)
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_losses_are_those_that_the_trainer_logs(tmp_path, accumulation):
+    """One loss per optimizer step, scaled right under accumulation; their mean is train_loss."""
+    run = trainer(tmp_path, gradient_accumulation_steps=accumulation, max_steps=5)
+    output = run.train()
+    logged = [entry["loss"] for entry in run.state.log_history if "loss" in entry]
+    assert run.measurements.losses == pytest.approx(logged, rel=1e-5)
+    assert sum(run.measurements.losses) / 5 == pytest.approx(output.training_loss, rel=1e-5)
+
+
+def test_tokens_and_hash_follow_the_batches_trained(tmp_path):
+    """Tokens are the positions of the loss; the hash chains the ids in the order trained."""
+    run = trainer(tmp_path, max_steps=3, train_sampling_strategy="sequential")
+    run.train()
+    data, digest, tokens = Sentences(), b"", 0
+    for start in range(0, 12, 4):
+        rows = [data[i] for i in range(start, start + 4)]
+        tokens += sum(int((row["labels"][1:] != -100).sum()) for row in rows)
+        content = torch.stack([row["input_ids"] for row in rows]).numpy().tobytes()
+        digest = hashlib.blake2b(digest + content, digest_size=16).digest()
+    assert run.measurements.tokens == tokens
+    assert run.measurements.batches_hash == digest.hex()
+
+
+def test_hash_pairs_optimizers_and_tells_seeds_apart(tmp_path):
+    """Equal seeds see equal batches whatever the optimizer; another seed sees others."""
+    hashes = []
+    for spec, seed in (("adamw", 1), ("sophia", 1), ("adamw", 2)):
+        run = trainer(tmp_path, optim=spec, seed=seed)
+        run.train()
+        hashes.append(run.measurements.batches_hash)
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_diverged_run_stops_at_once_and_is_recorded(tmp_path):
+    """A NaN loss ends the run at its step, with the reason, and saves no broken checkpoint."""
+    run = trainer(tmp_path, max_steps=50, save_strategy="steps", save_steps=4)
+    run.add_callback(Poison(step=3))
+    run.train()
+    assert run.state.global_step == 4
+    assert run.measurements.diverged_step == 4
+    assert "nan at step 4" in run.measurements.diverged_reason
+    assert not (tmp_path / "checkpoint-4").exists()
+
+
+def test_weights_broken_by_the_last_step_count_as_diverged(tmp_path):
+    """No further loss would show it."""
+    run = trainer(tmp_path, max_steps=3)
+    run.add_callback(Poison(step=3))
+    run.train()
+    assert "not finite" in run.measurements.diverged_reason
+
+
+def test_callback_works_under_a_stock_trainer(tmp_path):
+    """Times, state and memory come without the mixin; a logged NaN stops the run."""
+    callback = OptBenchCallback()
+    run = stock_trainer(tmp_path, max_steps=20, logging_nan_inf_filter=False)
+    run.add_callback(callback)
+    run.add_callback(Poison(step=3))
+    run.train()
+    assert run.state.global_step == 4
+    assert callback.diverged_step == 4
+    assert callback.state_bytes > 2 * 4 * sum(p.numel() for p in run.model.parameters())
+    assert callback.first_step_ms > 0
+    assert len(callback.optimizer_step_ms) == 3
+    assert callback.train_wall_s > 0
+    assert callback.peak_mem_bytes > 2**20
+
+
+def test_optimizer_time_leaves_programs_and_the_first_step_out(tmp_path):
+    """Five steps after the first; Sophia's passes are counted, not timed as its steps."""
+    run = trainer(tmp_path, optim="sophia", optim_args="k=2")
+    run.train()
+    assert len(run.measurements.optimizer_step_ms) == 5
+    assert run.measurements.extra_passes == 3
+
+
+def test_peak_memory_starts_anew():
+    """A large tensor shows in the stretch that it lives in and not in the next."""
+    reset_peak_memory(CPU)
+    before = peak_memory_bytes(CPU)
+    large = torch.ones(64 * 2**20 // 4)
+    assert peak_memory_bytes(CPU) >= before + 60 * 2**20
+    del large
+    reset_peak_memory(CPU)
+    assert peak_memory_bytes(CPU) < before + 60 * 2**20
+
+
+def test_run_record_holds_what_a_row_needs(tmp_path):
+    """All fields are there, finite, consistent with each other, and plain JSON."""
+    steps = []
+    record = run(
+        tmp_path, optim="adan", max_steps=10, on_step=lambda step, loss: steps.append((step, loss))
+    )
+    assert record.status == "done"
+    assert record.reason is None
+    assert steps == list(enumerate(record.losses, start=1))
+    assert record.train_loss == pytest.approx(sum(record.losses) / 10)
+    assert (record.first_loss, record.last_loss) == (record.losses[0], record.losses[-1])
+    assert record.eval_loss < record.initial_eval_loss
+    assert record.state_bytes_per_param == pytest.approx(12 + 4, rel=0.3)
+    assert record.tokens_per_s > 0
+    assert record.engine == "eager"
+    assert json.loads(json.dumps(record.to_dict(), allow_nan=False))["lr"] == record.lr
+
+
+def test_diverged_record_is_strict_json_with_a_reason(tmp_path):
+    """A run at an absurd learning rate is a record, not an exception."""
+    record = run(tmp_path, optim="sgd", learning_rate=1e30, max_steps=20)
+    assert record.status == "diverged"
+    assert "at step" in record.reason
+    assert record.eval_loss is None
+    assert json.loads(json.dumps(record.to_dict(), allow_nan=False))["status"] == "diverged"
+
+
+def test_running_twice_on_one_model_leaves_no_wrappers(tmp_path):
+    """A warm worker may train a model object again: bf16's patched forward is taken off."""
+    model = tiny_gpt2()
+    before = set(vars(model))
+    first = run(tmp_path, model=model, bf16=True, max_steps=1, learning_rate=0.0)
+    assert set(vars(model)) == before
+    second = run(tmp_path, model=model, bf16=True, max_steps=1, learning_rate=0.0)
+    assert first.losses == second.losses
+
+
+def run(folder, model=None, on_step=None, **settings):
+    return run_training(
+        tiny_gpt2() if model is None else model,
+        SimpleNamespace(pad_token_id=0, eos_token_id=0),
+        SimpleNamespace(train=Sentences(), validation=Sentences(16, seed=1)),
+        OptBenchArguments(**common(folder, **settings)),
+        on_step=on_step,
+        evaluate_start=True,
+    )

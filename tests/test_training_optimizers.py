@@ -1,0 +1,233 @@
+"""Optimizers by name under a real Trainer: settings, providers, attach, accumulation, LoRA."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from training_setup import (
+    Sentences,
+    assert_same_weights,
+    common,
+    stock_trainer,
+    tiny_gpt2,
+    trainer,
+    weights,
+)
+from transformers import Trainer, TrainingArguments
+
+import optbench_llm as ob
+from optbench_llm.training import attach
+
+
+def scheduler_lrs(run: Trainer) -> list[float]:
+    return [entry["learning_rate"] for entry in run.state.log_history if "learning_rate" in entry]
+
+
+@pytest.mark.parametrize(
+    ("spec", "settings"),
+    [
+        ("adamw", {}),
+        ("adan", {"learning_rate": 3e-3, "weight_decay": 0.1}),
+        ("adan", {"optim_args": {"betas": (0.9, 0.9, 0.9)}}),
+        ("sophia", {}),
+        ("adamw-schedulefree", {"warmup_steps": 2}),
+        ("torch:AdamW", {"learning_rate": 1e-3}),
+        ("lion-8bit", {}),
+        ("hf:adamw_torch", {"learning_rate": 1e-3, "weight_decay": 0.1}),
+    ],
+)
+def test_attach_gives_the_run_that_arguments_give(tmp_path, spec, settings):
+    """attach on a stock Trainer and OptBenchArguments train the same weights bit for bit."""
+    by_arguments = trainer(tmp_path, optim=spec, **settings)
+    by_arguments.train()
+
+    stock = {name: value for name, value in settings.items() if name != "optim_args"}
+    attached = stock_trainer(tmp_path, **stock)
+    attach(attached, spec, **settings.get("optim_args", {}))
+    attached.train()
+
+    assert by_arguments.measurements.losses == attached.measurements.losses
+    assert by_arguments.effective_hyperparameters == attached.effective_hyperparameters
+    assert_same_weights(weights(by_arguments.model), weights(attached.model))
+
+
+def test_learning_rate_comes_from_argument_then_arguments_then_catalog(tmp_path):
+    """The precedence that attach documents, likewise for weight decay."""
+    declared = ob.optimizer_info("adan").lr
+
+    def attached_lr(lr, **settings):
+        run = stock_trainer(tmp_path, max_steps=1, **settings)
+        attach(run, "adan", lr=lr)
+        return run.create_optimizer().param_groups[0]["lr"]
+
+    assert attached_lr(None) == declared
+    assert attached_lr(None, learning_rate=0.03) == 0.03
+    assert attached_lr(0.04, learning_rate=0.03) == 0.04
+
+
+def test_attach_keeps_the_trainers_own_class(tmp_path):
+    """A subclass's overrides still run, and isinstance still holds."""
+
+    class Custom(Trainer):
+        seen = 0
+
+        def compute_loss(self, *args, **kwargs):
+            self.seen += 1
+            return super().compute_loss(*args, **kwargs)
+
+    run = Custom(
+        model=tiny_gpt2(),
+        args=TrainingArguments(**common(tmp_path, max_steps=2)),
+        train_dataset=Sentences(),
+    )
+    attach(run, "lion")
+    run.train()
+    assert isinstance(run, Custom)
+    assert run.seen == 2
+
+
+def test_attach_refuses_what_would_have_no_effect(tmp_path):
+    """After an optimizer is made, and beside settings meant for another optimizer."""
+    trained = stock_trainer(tmp_path, max_steps=1)
+    trained.train()
+    with pytest.raises(ValueError, match="already has an optimizer"):
+        attach(trained, "adan")
+    with pytest.raises(ValueError, match="adam_beta2"):
+        attach(stock_trainer(tmp_path, adam_beta2=0.95), "adan")
+    with pytest.raises(ValueError, match="optim_args"):
+        attach(stock_trainer(tmp_path, optim_args="momentum=0.9"), "adan")
+    with pytest.raises(ValueError, match="adan"):
+        attach(stock_trainer(tmp_path), "adann")
+
+
+def test_own_names_of_transformers_train_as_in_the_stock_trainer(tmp_path):
+    """hf:NAME and the bare name give the stock Trainer's weights bit for bit."""
+    stock = stock_trainer(tmp_path, optim="adamw_torch", learning_rate=1e-3, weight_decay=0.1)
+    stock.train()
+    for spec in ("hf:adamw_torch", "adamw_torch"):
+        ours = trainer(tmp_path, optim=spec, learning_rate=1e-3, weight_decay=0.1)
+        ours.train()
+        assert_same_weights(weights(stock.model), weights(ours.model))
+        assert ours.args.optim == spec
+
+
+def test_hyperparameters_that_transformers_drops_are_refused(tmp_path):
+    """transformers ignores optim_args of AdamW; here that is an error."""
+    run = trainer(tmp_path, optim="hf:adamw_torch", optim_args="amsgrad=True")
+    with pytest.raises(ValueError, match="amsgrad"):
+        run.create_optimizer()
+    taken = trainer(tmp_path, optim="hf:adamw_torch", optim_args="betas=(0.8,0.9)")
+    assert taken.create_optimizer().param_groups[0]["betas"] == (0.8, 0.9)
+
+
+def test_effective_hyperparameters_are_recorded_and_logged_per_group(tmp_path, caplog):
+    """One record a group: biases and norms do not decay, and the log says the same."""
+    with caplog.at_level(logging.INFO, logger="optbench_llm"):
+        run = trainer(tmp_path, optim="adan", weight_decay=0.1, max_steps=1)
+        run.train()
+    decays = [group["weight_decay"] for group in run.effective_hyperparameters]
+    assert sorted(decays) == [0.0, 0.1]
+    assert all(group["betas"] == (0.98, 0.92, 0.99) for group in run.effective_hyperparameters)
+    assert "weight_decay=0.1" in caplog.text
+    assert "weight_decay=0.0" in caplog.text
+
+
+def test_two_ways_to_name_an_optimizer_are_refused(tmp_path):
+    """optimizer_cls_and_kwargs beside a spec would leave one of them without effect."""
+    with pytest.raises(ValueError, match="optimizer_cls_and_kwargs"):
+        ob.OptBenchTrainer(
+            model=tiny_gpt2(),
+            args=ob.OptBenchArguments(**common(tmp_path)),
+            train_dataset=Sentences(),
+            optimizer_cls_and_kwargs=(torch.optim.SGD, {"lr": 1.0}),
+        )
+
+
+@pytest.mark.parametrize("spec", ["sgd", "adamw", "sophia"])
+def test_accumulation_equals_one_big_batch(tmp_path, spec):
+    """Two micro-batches of 4 train as one of 8: token-weighted, within fp32 noise.
+
+    Sophia's labels are drawn in another order, so only its losses up to the first step compare.
+    """
+    big = trainer(tmp_path, optim=spec, per_device_train_batch_size=8)
+    halves = trainer(tmp_path, optim=spec, gradient_accumulation_steps=2)
+    for run in (big, halves):
+        run.train()
+    compared = 1 if spec == "sophia" else 6
+    torch.testing.assert_close(
+        torch.tensor(big.measurements.losses[:compared]),
+        torch.tensor(halves.measurements.losses[:compared]),
+        rtol=1e-5, atol=1e-6,
+    )  # fmt: skip
+    assert big.measurements.tokens == halves.measurements.tokens
+    if spec == "sgd":
+        for name, value in weights(big.model).items():
+            torch.testing.assert_close(value, weights(halves.model)[name], rtol=1e-5, atol=1e-6)
+
+
+def test_optimizer_sees_clipped_gradients(tmp_path):
+    """One SGD step at lr 1 moves the weights by exactly the clipping norm."""
+    run = trainer(
+        tmp_path, optim="sgd", learning_rate=1.0, weight_decay=0.0, max_grad_norm=0.01,
+        max_steps=1, lr_scheduler_type="constant",
+    )  # fmt: skip
+    before = weights(run.model)
+    run.train()
+    after = weights(run.model)
+    moved = torch.stack([(after[n] - before[n]).norm() for n in before]).norm()
+    torch.testing.assert_close(moved, torch.tensor(0.01), rtol=1e-3, atol=0)
+
+
+def test_bf16_autocast_trains_fp32_weights(tmp_path):
+    """Under bf16 the weights and the state stay fp32 and the losses are those of a bf16 forward."""
+    half = trainer(tmp_path, optim="adan", bf16=True)
+    full = trainer(tmp_path, optim="adan")
+    for run in (half, full):
+        run.train()
+    assert all(p.dtype == torch.float32 for p in half.model.parameters())
+    assert half.measurements.state_bytes == full.measurements.state_bytes
+    assert half.measurements.losses != full.measurements.losses
+    assert half.measurements.losses == pytest.approx(full.measurements.losses, rel=0.02)
+
+
+def test_lora_trains_adapters_only(tmp_path):
+    """Through peft only the adapters move, and only they have state."""
+    model = get_peft_model(tiny_gpt2(), LoraConfig(r=4, task_type="CAUSAL_LM", fan_in_fan_out=True))
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    before = weights(model)
+    run = trainer(tmp_path, model=model, optim="adamw", learning_rate=1e-2)
+    run.train()
+    moved = {name for name, value in weights(model).items() if not torch.equal(value, before[name])}
+    assert moved
+    assert all("lora" in name for name in moved)
+    assert run.measurements.state_bytes == 2 * 4 * trainable
+
+
+def test_schedule_is_constant_where_the_method_demands_it(tmp_path, caplog):
+    """Left alone, schedule-free runs at a constant rate after warm-up, and the log says so."""
+    with caplog.at_level(logging.INFO, logger="optbench_llm"):
+        run = trainer(tmp_path, optim="adamw-schedulefree", warmup_steps=2, learning_rate=0.01)
+        run.train()
+    assert scheduler_lrs(run) == pytest.approx([0.0, 0.005, 0.01, 0.01, 0.01, 0.01])
+    assert "constant_with_warmup" in caplog.text
+    assert run.args.lr_scheduler_type == "auto"
+
+
+def test_decaying_schedule_that_was_asked_for_is_used_with_a_warning(tmp_path, caplog):
+    """The user decides, but hears once that the method wants a constant rate."""
+    run = trainer(tmp_path, optim="adamw-schedulefree", lr_scheduler_type="cosine")
+    run.train()
+    warnings = [r for r in caplog.records if r.name.startswith("optbench_llm")]
+    assert len(warnings) == 1
+    assert "constant" in warnings[0].getMessage()
+    assert scheduler_lrs(run)[-1] < scheduler_lrs(run)[0]
+
+
+def test_other_optimizers_decay_linearly_by_default(tmp_path):
+    """The Trainer's own default schedule."""
+    run = trainer(tmp_path, optim="adamw", learning_rate=0.06)
+    run.train()
+    assert scheduler_lrs(run) == pytest.approx([0.06, 0.05, 0.04, 0.03, 0.02, 0.01])
