@@ -1,0 +1,123 @@
+"""Every rule against its float64 oracle: eager, in pieces, compiled, in fp32 and in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from oracles import ORACLES
+from oracles.cases import CASES
+from oracles.comparison import (
+    ALL_SHAPES,
+    COMPILED_SHAPES,
+    Shape,
+    deviation,
+    distance,
+    oracle_path,
+)
+from oracles.inputs import parameter
+
+import optbench_llm as ob
+
+FP32_TOLERANCE = 1e-5
+FLOAT64_TOLERANCE = 1e-10
+EVERY_CASE = [
+    pytest.param(name, case, id=f"{name}-{number}")
+    for name, cases in CASES.items()
+    for number, case in enumerate(cases)
+]
+SCHEDULE_FREE = ["adamw-schedulefree", "sgd-schedulefree"]
+
+
+def test_every_rule_of_ours_has_an_oracle_and_cases():
+    """A row of the catalog that runs our own code cannot go without a reference."""
+    ours = [name for name in ob.list_optimizers() if ob.optimizer_info(name).rule]
+    assert sorted(ORACLES) == sorted(CASES) == ours
+
+
+@pytest.mark.parametrize(("name", "case"), EVERY_CASE)
+def test_cases_name_every_hyperparameter_off_its_default_in_some_case(name, case):
+    """A hyperparameter that every case leaves at its default would be compared with nothing."""
+    defaults = ob.optimizer_info(name).defaults
+    assert case.keys() == defaults.keys()
+    for key, default in defaults.items():
+        assert any(other[key] != default for other in CASES[name]), key
+
+
+def _changes(value: Any) -> list[Any]:
+    """The value changed: each number of a tuple by itself."""
+    if isinstance(value, tuple):
+        return [(*value[:i], value[i] / 2, *value[i + 1 :]) for i in range(len(value))]
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, int):
+        return [value + 1]
+    return [value / 2 if value else 0.5]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_cases_feel_every_hyperparameter(name):
+    """Each hyperparameter, changed in the oracle, moves some case by more than the tolerance."""
+    for key in CASES[name][0].keys() - {"k"}:
+        for position in range(len(_changes(CASES[name][0][key]))):
+            moved = max(
+                distance(
+                    oracle_path(name, {**case, key: _changes(case[key])[position]}, shape, index),
+                    oracle_path(name, case, shape, index),
+                    parameter(shape.sizes, index),
+                )
+                for case in CASES[name]
+                for index, shape in enumerate(ALL_SHAPES)
+            )
+            assert moved > 10 * FP32_TOLERANCE, (key, position)
+
+
+@pytest.mark.parametrize(("name", "case"), EVERY_CASE)
+def test_eager_fp32_agrees_with_the_oracle(name, case):
+    """20 steps, 0-dim to 3-D and transposed parameters, gradients that come and go, three lrs."""
+    assert deviation(name, case) < FP32_TOLERANCE
+
+
+@pytest.mark.parametrize(("name", "case"), EVERY_CASE)
+def test_eager_float64_agrees_with_the_oracle(name, case):
+    """In float64 nothing but the mathematics is left to differ."""
+    assert deviation(name, case, dtype=torch.float64) < FLOAT64_TOLERANCE
+
+
+@pytest.mark.parametrize(("name", "case"), EVERY_CASE)
+def test_pieces_agree_with_the_oracle(name, case, monkeypatch):
+    """Parameters cut into many pieces: partial sums add up, scalar slots move once a step."""
+    monkeypatch.setattr("optbench_llm.engine.pieces.PIECE_ELEMENTS", 4)
+    assert deviation(name, case, dtype=torch.float64) < FLOAT64_TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["lamb", "adamp", "adamw"])
+def test_parameters_of_several_real_pieces_agree_with_the_oracle(name):
+    """The engine's own piece size, with a last piece that is not full."""
+    shapes = (Shape((150, 1000)),)
+    assert deviation(name, CASES[name][0], shapes=shapes) < FP32_TOLERANCE
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_compiled_fp32_agrees_with_the_oracle(name):
+    """The compiled path computes the same function, two shapes of a model in one optimizer."""
+    case = CASES[name][0]
+    found = deviation(name, case, shapes=COMPILED_SHAPES, engine="compiled")
+    assert found < FP32_TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["adamw", "adamp"])
+def test_compiled_transposed_and_scalar_parameters_agree_with_the_oracle(name):
+    """Layouts other than row-major compile too."""
+    shapes = (Shape((6, 9), transposed=True), Shape(()))
+    found = deviation(name, CASES[name][0], shapes=shapes, engine="compiled")
+    assert found < FP32_TOLERANCE
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", SCHEDULE_FREE)
+def test_schedule_free_evaluates_at_the_average(name, dtype):
+    """In evaluation mode the parameters are the oracle's x; going there and back is exact."""
+    tolerance = FP32_TOLERANCE if dtype is torch.float32 else FLOAT64_TOLERANCE
+    assert deviation(name, CASES[name][0], dtype=dtype, evaluate=True) < tolerance
