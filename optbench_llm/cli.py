@@ -141,6 +141,8 @@ def split_specs(text: str) -> list[str]:
     items, depth = [""], 0
     for character in text:
         depth += (character == "(") - (character == ")")
+        if depth < 0:
+            break
         if character == "," and depth == 0:
             items.append("")
         else:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from optbench_llm.catalog import parse_spec
 from optbench_llm.data import data_fingerprint
 from optbench_llm.leaderboard.environment import describe_environment
 from optbench_llm.leaderboard.executor import (
@@ -190,11 +191,12 @@ def _announce(plan: Plan, store: Store, missing: Sequence[TrialSpec], display: D
 
 
 def _check_hyperparameters(trials: Sequence[TrialSpec]) -> None:
-    """Refuse what an optimizer does not take before any work; only such settings cost an import."""
-    with_arguments = [trial for trial in trials if trial.hyperparameters]
-    if not with_arguments:
-        return
-    from optbench_llm.create import validate_hyperparameters
+    """Refuse what an optimizer does not take before any work; plain rows spare us torch's import."""
+    for trial in trials:
+        if trial.hyperparameters or parse_spec(trial.spec).provider:
+            from optbench_llm.create import validate_hyperparameters
 
-    for trial in with_arguments:
-        validate_hyperparameters(trial.spec, {**trial.hyperparameters, "lr": trial.lr})
+            given = {**trial.hyperparameters, "lr": trial.lr}
+            if trial.training["weight_decay"] is not None:
+                given["weight_decay"] = trial.training["weight_decay"]
+            validate_hyperparameters(trial.spec, given)

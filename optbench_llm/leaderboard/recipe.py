@@ -276,7 +276,7 @@ def _fault(detail: Any, source: str, file: YamlFile | None) -> str:
 
 
 def _nearest_key(location: tuple[Any, ...]) -> str:
-    section = _SECTIONS[location[0]] if len(location) > 1 else Recipe
+    section = _SECTIONS[location[0]] if location[1:] else Recipe
     known = list(section.model_fields)
     nearest = difflib.get_close_matches(str(location[-1]), known, n=1)
     return f"nearest: {nearest[0]}" if nearest else f"expected one of {', '.join(known)}"

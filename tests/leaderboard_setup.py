@@ -1,0 +1,67 @@
+"""A recipe that takes a moment, and the command line as users run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+RECIPE = """\
+name: mini
+version: 1
+description: The embedded model for a few steps.
+model: optbench:tiny-gpt2
+data: {source: optbench:pydocs, block_size: 128}
+training:
+  max_steps: %s
+  batch_size: 2
+  weight_decay: null
+  eval_batch_size: 4
+  max_eval_blocks: 4
+optimizers: [%s]
+limits: {trial_timeout_s: %s}
+"""
+COMMAND = [sys.executable, "-m", "optbench_llm", "leaderboard"]
+# What trials need not fight over: two threads of one small model wait more than they compute.
+ENVIRONMENT = {**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
+
+
+def write_recipe(
+    folder: Path, *optimizers: str, max_steps: int = 3, timeout_s: float = 120
+) -> Path:
+    """A recipe file with these rows, YAML pieces such as ``lion`` or ``{spec: sgd, lr: 1}``."""
+    path = folder / "mini.yaml"
+    path.write_text(RECIPE % (max_steps, ", ".join(optimizers), timeout_s), encoding="utf-8")
+    return path
+
+
+def leaderboard(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run ``optbench-llm leaderboard`` to its end."""
+    command = [*COMMAND, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+
+
+def start_leaderboard(*arguments: str | Path) -> subprocess.Popen[str]:
+    """Start ``optbench-llm leaderboard`` and leave it running."""
+    return subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=ENVIRONMENT,
+    )
+
+
+def rows(store: Path) -> dict[str, dict[str, Any]]:
+    """The rows of ``leaderboard.json`` by optimizer."""
+    board = json.loads((store / "leaderboard.json").read_text())
+    return {row["optimizer"]: row for row in board["rows"]}
+
+
+def losses(store: Path, optimizer: str) -> list[float]:
+    """The stored loss of every step of one trial."""
+    (path,) = (store / "trials").glob(f"{optimizer}-{'?' * 12}/losses.jsonl")
+    return [json.loads(line)["loss"] for line in path.read_text().splitlines()]

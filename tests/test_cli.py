@@ -1,0 +1,139 @@
+"""The command line: quick to start, and wrong input ends in one clear message."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import optbench_llm
+from optbench_llm.catalog import published_optimizers
+from optbench_llm.cli import split_specs
+
+HEAVY = "torch transformers datasets accelerate pandas pydantic rich numpy".split()
+
+
+def run(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
+    """Run ``optbench-llm`` as a process of its own."""
+    command = [sys.executable, "-m", "optbench_llm", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+
+
+@pytest.mark.parametrize(
+    ("module", "too_heavy"),
+    [
+        ("optbench_llm", HEAVY),
+        ("optbench_llm.cli", HEAVY),
+        ("optbench_llm.leaderboard.command", HEAVY[:5]),
+        ("optbench_llm.leaderboard.estimate", HEAVY[:5]),
+    ],
+)
+def test_importing_costs_no_heavy_package(module, too_heavy):
+    """What only parses, plans or shows a table starts without torch and its company."""
+    code = f"import sys, {module}; print([m for m in {too_heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "specs"),
+    [
+        ("adamw", ["adamw"]),
+        ("adamw,lion@int8", ["adamw", "lion@int8"]),
+        (" adamw , torch:AdamW ", ["adamw", "torch:AdamW"]),
+        ("a(x,y),b", ["a(x,y)", "b"]),
+    ],
+)
+def test_specs_are_split_at_commas_outside_parentheses(text, specs):
+    """A comma inside parentheses belongs to the spec."""
+    assert split_specs(text) == specs
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("adamw,,lion", "item 2 is empty"),
+        ("", "item 1 is empty"),
+        ("adamw,", "item 2 is empty"),
+        ("a(x,y", "parenthesis"),
+        ("a)x(", "parenthesis"),
+    ],
+)
+def test_a_malformed_list_of_specs_is_refused(text, words):
+    """A slip in a list is no shorter list."""
+    with pytest.raises(ValueError, match=words):
+        split_specs(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["leaderboard", "--optim", "adamw,,lion"], ["item 2 is empty"]),
+        (["leaderboard", "--optim", "addam"], ["addam", "Nearest", "adam"]),
+        (["leaderboard", "tiny-gtp2"], ["tiny-gtp2", "did you mean tiny-gpt2"]),
+        (["leaderboard", "--max-steps", "0"], ["training.max_steps", "greater than or equal to 1"]),
+        (["leaderboard", "--lr", "fast"], ["lr", "positive number", "'fast'"]),
+        (["leaderboard", "--seed", "-1"], ["seeds[0]", "greater than or equal to 0"]),
+        (["leaderboard", "--model", "optbench:tiny"], ["optbench:tiny", "optbench:tiny-gpt2"]),
+        (["leaderboard", "--data", "none.json"], ["none.json"]),
+        (["leaderboard", "--optim", "torch:AdamV"], ["AdamV", "Nearest"]),
+        (["info", "addam"], ["addam", "Nearest", "adam"]),
+        (["list", "xyz*"], ["xyz*"]),
+        (["list", "--scope", "galaxy"], ["galaxy", "element"]),
+    ],
+)
+def test_wrong_input_ends_with_one_message_and_exit_code_2(tmp_path, arguments, words):
+    """What was wrong and what was meant, on standard error, without a traceback or a file."""
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    for word in words:
+        assert word in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_place_of_the_store_is_refused_before_any_work(tmp_path):
+    """The run does not start where its results could not be kept."""
+    (tmp_path / "runs").write_text("")
+    done = run("leaderboard", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "store runs/tiny-gpt2: cannot be written" in done.stderr
+
+
+def test_version_and_help_tell_what_there_is():
+    """The version is the package's; the help names every command."""
+    assert run("--version").stdout.strip() == f"optbench-llm {optbench_llm.__version__}"
+    text = run("--help").stdout
+    for command in ("list", "info", "finetune", "leaderboard"):
+        assert command in text
+
+
+def test_list_gives_every_published_row_with_its_figure():
+    """Names from the list work everywhere; JSON is for programs."""
+    rows = {row["name"]: row for row in json.loads(run("list", "--json").stdout)}
+    assert set(published_optimizers()) <= set(rows)
+    assert rows["adan"]["published_loss"] == 2.5063
+    assert rows["lion-8bit"]["published_loss"] is None
+    text = run("list", "*lion*").stdout
+    assert "lion-8bit" in text
+    assert "adamw" not in text
+
+
+def test_info_shows_equations_paper_and_state():
+    """One page tells what the optimizer does and needs."""
+    text = run("info", "Sophia").stdout
+    for words in ("2305.14342", "betas=(0.965, 0.99)", "hessian", "sophia-g", r"\theta_t"):
+        assert words in text
+
+
+def test_finetune_gets_its_arguments_untouched():
+    """Help and errors are finetune's own, not the outer command's."""
+    text = run("finetune", "--help").stdout
+    assert "--optim" in text
+    assert "--per_device_train_batch_size" in text
+    done = run("finetune", "--optim", "addam")
+    assert done.returncode == 2
+    assert "addam" in done.stderr
