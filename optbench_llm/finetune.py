@@ -162,7 +162,7 @@ def finetune(options: FinetuneArguments, args: OptBenchArguments) -> dict[str, A
             model.save_pretrained(folder.path)
             loaded.tokenizer.save_pretrained(folder.path)
         folder.write_result(result)
-    console.print(result_line(result))
+    console.print(result_line(result), soft_wrap=True)
     console.print(f"written to {folder.path}")
     return result
 

@@ -121,9 +121,7 @@ def test_peak_memory_starts_anew():
 def test_run_record_holds_what_a_row_needs(tmp_path):
     """All fields are there, finite, consistent with each other, and plain JSON."""
     steps = []
-    record = run(
-        tmp_path, optim="adan", max_steps=10, on_step=lambda step, loss: steps.append((step, loss))
-    )
+    record = run(tmp_path, optim="adan", max_steps=10, on_step=lambda *seen: steps.append(seen))
     assert record.status == "done"
     assert record.reason is None
     assert steps == list(enumerate(record.losses, start=1))

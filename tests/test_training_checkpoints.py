@@ -96,7 +96,7 @@ def test_schedule_free_training_is_not_moved_by_evaluating_and_saving(tmp_path):
 
 
 def test_best_model_is_not_overwritten_by_the_last_one(tmp_path):
-    """load_best_model_at_end leaves the best x (here: of the highest loss, so early) in the model."""
+    """load_best_model_at_end leaves the best x in the model; here the highest loss is "best"."""
     run = trainer(
         tmp_path, optim=SCHEDULE_FREE, learning_rate=1e-2, save_strategy="steps", save_steps=1,
         eval_strategy="steps", eval_steps=1, load_best_model_at_end=True, greater_is_better=True,

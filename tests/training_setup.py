@@ -17,7 +17,7 @@ VOCABULARY, LENGTH = 100, 16
 
 
 class Sentences(torch.utils.data.Dataset):
-    """Counting in steps of 1, 2 or 3, from anywhere; labels are masked over a prompt of varying length."""
+    """Counting in steps of 1, 2 or 3 from anywhere; labels mask a prompt of varying length."""
 
     def __init__(self, count: int = 64, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)

@@ -69,8 +69,8 @@ class OptBenchArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         self.optim_args = parse_optim_args(self.optim_args)
-        if self.bf16 and not torch.accelerator.is_available():
-            # The parent takes bf16 autocast on a CPU only when told so.
+        if not torch.accelerator.is_available():
+            # The parent wants to be told before it takes bf16 autocast, or leaves memory unpinned.
             self.use_cpu = True
         # The parent casts both to enums of its own names, so it sees names that it knows.
         asked = {"optim": self.optim, "lr_scheduler_type": self.lr_scheduler_type}

@@ -1,0 +1,176 @@
+"""`optbench-llm finetune`: input refused, results written, runs killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_setup import assert_same_weights
+
+from optbench_llm import finetune
+
+STEPS, SAVE_EVERY = 30, 5
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A small Alpaca-format file of short records."""
+    records = [
+        {"instruction": f"Add {a} to {b}.", "input": "", "output": f"The sum is {a + b}."}
+        for a in range(10)
+        for b in range(12)
+    ]
+    file = tmp_path / "sums.json"
+    file.write_text(json.dumps(records))
+    return file
+
+
+def flags(data: Path, folder: Path, *more: str) -> list[str]:
+    return [
+        "--data", str(data), "--output-dir", str(folder), "--max-steps", str(STEPS),
+        "--block-size", "96", "--per-device-train-batch-size", "2",
+        "--save-steps", str(SAVE_EVERY), *more,
+    ]  # fmt: skip
+
+
+def run(*words: object) -> None:
+    finetune.main([str(word) for word in words])
+
+
+def test_killed_and_resumed_run_equals_an_uninterrupted_one(tmp_path, data):
+    """SIGKILL in the middle, then --resume: losses, weights and counts are those of one run."""
+    settings = ("--optim", "adan", "--lr", "0.003", "--warmup-steps", "3", "--eval-strategy", "no")
+    run(*flags(data, tmp_path / "whole", *settings))
+
+    command = [sys.executable, "-m", "optbench_llm.finetune"]
+    command += flags(data, tmp_path / "killed", *settings)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    first_save = tmp_path / "killed" / f"checkpoint-{SAVE_EVERY}" / "trainer_state.json"
+    while not first_save.exists():
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "result.json").exists()
+    again = subprocess.run(
+        [*command, "--resume"], env=environment, check=True, capture_output=True, text=True
+    )
+    assert "resuming from" in again.stdout
+
+    whole, resumed = (
+        json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "killed")
+    )
+    for name in ("train_loss", "losses", "eval_loss", "tokens", "batches_hash", "steps"):
+        assert whole[name] == resumed[name], name
+    assert len(whole["losses"]) == STEPS
+    assert_same_weights(
+        load_file(tmp_path / "whole" / "model.safetensors"),
+        load_file(tmp_path / "killed" / "model.safetensors"),
+    )
+
+
+def test_result_model_and_settings_are_written(tmp_path, data, capsys):
+    """The folder holds a model that loads, its tokenizer, and a result that explains itself."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path / "out"
+    run("--optim", "lion", "--optim-args", "betas=(0.95,0.98)", *flags(data, folder))
+    shown = capsys.readouterr().out
+    result = json.loads((folder / "result.json").read_text())
+    assert result["status"] == "done"
+    assert result["last_loss"] < result["first_loss"]
+    assert result["hyperparameters"][0]["betas"] == [0.95, 0.98]
+    assert result["settings"]["optim"] == "lion"
+    assert result["settings"]["data_fingerprint"]
+    assert result["environment"]["versions"]["torch"] == torch.__version__
+    assert "(0.95, 0.98)" in shown
+    assert f"lion: done, train loss {result['train_loss']:.4f}" in shown
+    assert AutoModelForCausalLM.from_pretrained(folder).config.model_type == "gpt2"
+    assert AutoTokenizer.from_pretrained(folder).eos_token_id is not None
+
+
+def test_finished_folder_is_kept_unless_asked(tmp_path, data, capsys):
+    """A finished run is refused, shown under --resume, replaced under --overwrite."""
+    base = flags(data, tmp_path / "out", "--max-steps", "2", "--optim", "sgd")
+    run(*base)
+    with pytest.raises(SystemExit) as stopped:
+        run(*base)
+    assert stopped.value.code == 2
+    assert "--overwrite" in capsys.readouterr().err
+    run(*base, "--resume")
+    assert "already finished" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run(*base, "--resume", "--lr", "0.5")
+    assert "learning_rate=None" in capsys.readouterr().err
+    run(*base, "--overwrite", "--lr", "0.5")
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["lr"] == 0.5
+
+
+def test_lora_writes_adapters_only(tmp_path, data):
+    """--lora-r trains and saves adapters; the rest is neither."""
+    folder = tmp_path / "out"
+    run("--lora-r", "4", "--optim", "adamw", *flags(data, folder, "--max-steps", "2"))
+    result = json.loads((folder / "result.json").read_text())
+    assert result["state_bytes"] == 2 * 4 * result["parameters"]
+    assert (folder / "adapter_model.safetensors").exists()
+    assert not (folder / "model.safetensors").exists()
+
+
+def test_diverged_run_is_a_result(tmp_path, data, capsys):
+    """Exit code 1, the reason in the result, and no model saved."""
+    with pytest.raises(SystemExit) as stopped:
+        run("--optim", "sgd", "--lr", "1e30", *flags(data, tmp_path / "out"))
+    assert stopped.value.code == 1
+    assert "diverged" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["status"] == "diverged"
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--optim", "adann"], "adan"),
+        (["--optim", "adan", "--optim-args", "betas=(0.9"], "betas=(0.9"),
+        (["--optim", "adan", "--optim-args", "gama=1"], "It accepts"),
+        (["--optm", "adan"], "--optim"),
+        (["--lora_rank", "4"], "--lora-r"),
+        (["--max-steps", "many"], "--max-steps"),
+        (["--lora-alpha", "4"], "--lora-r"),
+        (["--block-size", "0"], "--block-size"),
+        (["--resume", "--overwrite"], "exclude"),
+        (["adan"], "unexpected argument 'adan'"),
+        (["--data", "no/such.json"], "no/such.json"),
+        (["--model", "no/such/model", "--output-dir", "OUT"], "no/such/model"),
+        (["--output-dir", "/proc/nowhere"], "/proc/nowhere"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, words, says):
+    """No traceback: the message names what is wrong and what was expected."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        run(*words)
+    message = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert message.startswith("error: ")
+    assert says in message
+    assert len(message.strip().splitlines()) == 1
+
+
+def test_flags_have_dashes_underscores_and_aliases():
+    """All spellings lead to the same arguments."""
+    one = finetune.parse_arguments(["--lr", "0.1", "--block-size", "32", "--no-mask-prompt"])
+    other = finetune.parse_arguments(
+        ["--learning_rate", "0.1", "--block_size", "32", "--mask_prompt", "false"]
+    )
+    assert one[0] == other[0]
+    assert one[1].learning_rate == other[1].learning_rate == 0.1
+    assert one[1].output_dir == "runs/finetune/optbench-tiny-gpt2-adamw"
