@@ -92,10 +92,10 @@ def test_pieces_agree_with_the_oracle(name, case, monkeypatch):
     assert deviation(name, case, dtype=torch.float64) < FLOAT64_TOLERANCE
 
 
-@pytest.mark.parametrize("name", ["lamb", "adamp", "adamw"])
+@pytest.mark.parametrize("name", ["lamb", "adamp"])
 def test_parameters_of_several_real_pieces_agree_with_the_oracle(name):
     """The engine's own piece size, with a last piece that is not full."""
-    shapes = (Shape((150, 1000)),)
+    shapes = (Shape((2, 70_000)),)
     assert deviation(name, CASES[name][0], shapes=shapes) < FP32_TOLERANCE
 
 

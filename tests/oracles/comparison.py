@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,11 @@ def lr_at(lr: float, t: int) -> float:
     return lr * (1.0 if t <= 7 else 0.5 if t <= 14 else 0.75)
 
 
+def constant_lr(lr: float, t: int) -> float:
+    """The same learning rate at every step."""
+    return lr
+
+
 def has_gradient(index: int, t: int) -> bool:
     """Whether parameter number ``index`` has a gradient at step t; some start late, some pause."""
     return (t + 2 * index) % 5 != 3
@@ -59,11 +64,13 @@ def run_rule(
     engine: str,
     *,
     pauses: bool = True,
+    schedule: Callable[[float, int], float] = lr_at,
     evaluate: bool = False,
 ) -> list[np.ndarray]:
     """For each parameter its path: the values after each step, float64 of shape (steps, ...).
 
-    ``evaluate`` takes the values in evaluation mode, and goes back to training after each.
+    Without ``pauses`` every parameter has a gradient at every step. ``schedule`` gives the lr of a
+    step. ``evaluate`` takes the values in evaluation mode, and goes back to training after each.
     """
     params = [make_parameter(shape, index, dtype) for index, shape in enumerate(shapes)]
     optimizer: Any = ob.create_optimizer(params, spec, engine=engine, **hyperparameters)
@@ -71,11 +78,11 @@ def run_rule(
     paths: list[list[np.ndarray]] = [[] for _ in params]
     for t in range(1, STEPS + 1):
         for group in optimizer.param_groups:
-            group["lr"] = lr_at(hyperparameters["lr"], t)
+            group["lr"] = schedule(hyperparameters["lr"], t)
         if period and t % period == 1:
-            _set_gradients(params, shapes, t, curvature_gradient, pauses)
+            set_gradients(params, shapes, t, curvature_gradient, pauses)
             optimizer.observe(scale=SAMPLES)
-        _set_gradients(params, shapes, t, gradient, pauses)
+        set_gradients(params, shapes, t, gradient, pauses)
         optimizer.step()
         if evaluate:
             optimizer.eval()
@@ -86,9 +93,14 @@ def run_rule(
     return [np.stack(path) for path in paths]
 
 
-def _set_gradients(
-    params: list[torch.nn.Parameter], shapes: Sequence[Shape], t: int, source: Any, pauses: bool
+def set_gradients(
+    params: list[torch.nn.Parameter],
+    shapes: Sequence[Shape],
+    t: int,
+    source: Callable[[tuple[int, ...], int, int], np.ndarray],
+    pauses: bool = True,
 ) -> None:
+    """Give every parameter its gradient of step t, or None where it pauses."""
     for index, (p, shape) in enumerate(zip(params, shapes, strict=True)):
         p.grad = None
         if has_gradient(index, t) or not pauses:
