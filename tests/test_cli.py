@@ -12,7 +12,7 @@ import optbench_llm
 from optbench_llm.catalog import published_optimizers
 from optbench_llm.cli import split_specs
 
-HEAVY = "torch transformers datasets accelerate pandas pydantic rich numpy".split()
+HEAVY = ["torch", "transformers", "datasets", "accelerate", "pandas", "pydantic", "rich", "numpy"]
 
 
 def run(*arguments: str, **options) -> subprocess.CompletedProcess[str]:

@@ -42,7 +42,7 @@ def snapshot(folder: Path) -> dict[str, int]:
 
 
 def test_a_failed_optimizer_is_a_row_and_stops_nobody(finished):
-    """Nine are done; the diverged and the broken one stand last, with reasons and without losses."""
+    """Nine are done; the diverged and the broken one stand last, with reasons, without losses."""
     board = json.loads((finished[1] / "leaderboard.json").read_text())
     statuses = [row["status"] for row in board["rows"]]
     assert statuses == ["done"] * 9 + ["diverged", "error"]

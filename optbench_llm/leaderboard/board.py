@@ -191,7 +191,7 @@ def _announce(plan: Plan, store: Store, missing: Sequence[TrialSpec], display: D
 
 
 def _check_hyperparameters(trials: Sequence[TrialSpec]) -> None:
-    """Refuse what an optimizer does not take before any work; plain rows spare us torch's import."""
+    """Refuse what an optimizer does not take, before any work; plain rows cost no torch import."""
     for trial in trials:
         if trial.hyperparameters or parse_spec(trial.spec).provider:
             from optbench_llm.create import validate_hyperparameters

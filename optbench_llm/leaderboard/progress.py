@@ -140,13 +140,13 @@ class LiveDisplay:
             self._finish(event)
 
     def _finish(self, event: Finished) -> None:
+        from rich.text import Text
+
         self._finished += 1
         done = event.record["status"] == "done"
-        mark = "[green]✓[/]" if done else "[red]✗[/]"
-        words = outcome(event.record)
-        style = "" if done else "red"
-        self._console.print(f" {mark} {event.trial.spec:<20}", end=" ", highlight=False)
-        self._console.print(f"{words}   {event.wall_s:.1f} s", style=style, highlight=False)
+        mark = Text(" ✓ ", style="green") if done else Text(" ✗ ", style="red")
+        words = f"{event.trial.spec:<20} {outcome(event.record)}   {event.wall_s:.1f} s"
+        self._console.print(mark + Text(words, style="" if done else "red"))
         total = self._progress.tasks[0].total or 0
         elapsed = time.monotonic() - self._began
         left = elapsed / self._finished * (total - self._finished)
