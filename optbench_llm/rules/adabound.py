@@ -40,7 +40,7 @@ class AdaBound(Rule):
     @staticmethod
     def scalars(h: Any, t: int, carry: Any) -> dict[str, float]:
         base_lr = carry["base_lr"] or getattr(h, "initial_lr", h.lr)
-        final_lr = h.final_lr * h.lr / base_lr if base_lr else h.final_lr
+        final_lr = h.final_lr * h.lr / base_lr if base_lr else 0.0
         corrections = bias_corrections(h, t)
         return {
             **corrections,

@@ -74,16 +74,11 @@ def run_rule(
     """
     params = [make_parameter(shape, index, dtype) for index, shape in enumerate(shapes)]
     optimizer: Any = ob.create_optimizer(params, spec, engine=engine, **hyperparameters)
-    period = hyperparameters.get("k")
     paths: list[list[np.ndarray]] = [[] for _ in params]
     for t in range(1, STEPS + 1):
         for group in optimizer.param_groups:
             group["lr"] = schedule(hyperparameters["lr"], t)
-        if period and t % period == 1:
-            set_gradients(params, shapes, t, curvature_gradient, pauses)
-            optimizer.observe(scale=SAMPLES)
-        set_gradients(params, shapes, t, gradient, pauses)
-        optimizer.step()
+        take_step(optimizer, params, shapes, t, pauses)
         if evaluate:
             optimizer.eval()
         for path, p in zip(paths, params, strict=True):
@@ -105,6 +100,22 @@ def set_gradients(
         p.grad = None
         if has_gradient(index, t) or not pauses:
             p.grad = torch.from_numpy(source(shape.sizes, index, t)).to(p.dtype)
+
+
+def take_step(
+    optimizer: Any,
+    params: list[torch.nn.Parameter],
+    shapes: Sequence[Shape],
+    t: int,
+    pauses: bool = False,
+) -> None:
+    """Step t of an optimizer of ours; Sophia is fed its second gradient every k steps."""
+    period = optimizer.param_groups[0].get("k")
+    if period and t % period == 1:
+        set_gradients(params, shapes, t, curvature_gradient, pauses)
+        optimizer.observe(scale=SAMPLES)
+    set_gradients(params, shapes, t, gradient, pauses)
+    optimizer.step()
 
 
 def oracle_path(
