@@ -162,6 +162,8 @@ class _Session:
         return board
 
     def _learn(self, facts: dict[str, Any]) -> None:
+        if "device" not in self._environment:
+            self._display.say(facts["data"])
         self._environment = {**self._environment, **facts["environment"]}
         if facts["untouched_eval_loss"] is not None:
             loss = facts["untouched_eval_loss"]

@@ -104,7 +104,7 @@ class LocalExecutor:
         elif kind == EXITED:
             status, reason = worker.death()
             if running is None:
-                raise RuntimeError(
+                raise ValueError(
                     f"worker {worker.number} could not start: {reason} in {worker.log.parent}"
                 )
             yield self._fail(worker, status, reason)

@@ -88,7 +88,8 @@ class LiveDisplay:
 
         self._console = console
         self._began = time.monotonic()
-        self._finished = 0
+        self._trials_began = 0.0
+        self._finished = self._total = 0
         self._steps: int | None = None
         self._progress = Progress(
             TextColumn("[bold]{task.description:<20}"),
@@ -113,16 +114,17 @@ class LiveDisplay:
 
     def plan(self, trials: Sequence[TrialSpec], steps: int | None) -> None:
         """Show the empty bar of the whole."""
-        self._steps = steps
+        self._steps, self._total = steps, len(trials)
         self._progress.update(
-            self._whole, total=len(trials), text="loading model and data", visible=True
+            self._whole, total=self._total, text="loading model and data", visible=True
         )
 
     def show(self, event: Event) -> None:
         """Move the bars; print a finished trial above them."""
         if isinstance(event, Ready):
-            self._steps = event.facts.get("steps", self._steps)
-            self._progress.update(self._whole, text="")
+            self._steps = event.facts["steps"]
+            self._trials_began = self._trials_began or time.monotonic()
+            self._count()
         elif isinstance(event, Started):
             self._drop(event.worker)
             self._tasks[event.worker] = self._progress.add_task(
@@ -135,22 +137,27 @@ class LiveDisplay:
                 completed=event.step,
                 text=f"step {event.step}{of}   loss {event.loss:.4f}",
             )
+            self._count()
         elif isinstance(event, Finished):
             self._drop(event.worker)
+            self._finished += 1
             self._finish(event)
 
     def _finish(self, event: Finished) -> None:
         from rich.text import Text
 
-        self._finished += 1
         done = event.record["status"] == "done"
         mark = Text(" ✓ ", style="green") if done else Text(" ✗ ", style="red")
         words = f"{event.trial.spec:<20} {outcome(event.record)}   {event.wall_s:.1f} s"
         self._console.print(mark + Text(words, style="" if done else "red"))
-        total = self._progress.tasks[0].total or 0
-        elapsed = time.monotonic() - self._began
-        left = elapsed / self._finished * (total - self._finished)
-        text = f"{self._finished} of {total:.0f}   {_clock(elapsed)} elapsed, {_clock(left)} left"
+        self._count()
+
+    def _count(self) -> None:
+        now = time.monotonic()
+        text = f"{self._finished} of {self._total}   {_clock(now - self._began)} elapsed"
+        if self._finished:
+            each_s = (now - self._trials_began) / self._finished
+            text += f", {_clock(each_s * (self._total - self._finished))} left"
         self._progress.update(self._whole, completed=self._finished, text=text)
 
     def _drop(self, worker: int) -> None:

@@ -1,0 +1,83 @@
+"""From stored results to ranked rows and their notes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from optbench_llm.leaderboard.recipe import load_recipe, override
+from optbench_llm.leaderboard.rows import rank_rows
+from optbench_llm.leaderboard.store import TrialResult
+from optbench_llm.leaderboard.table import Board
+from optbench_llm.leaderboard.trial import Inputs, plan_trials
+
+TINY = load_recipe("tiny-gpt2")
+
+
+def results(*entries: Any, records: list[dict[str, Any]], **changes: Any) -> list[TrialResult]:
+    """Results of the default recipe with these rows, in order."""
+    recipe = override(TINY, {"optimizers": list(entries), **changes})
+    trials = plan_trials(recipe, Inputs("m", "d"))
+    return [
+        TrialResult(trial.to_dict(), trial.id, record, [], {})
+        for trial, record in zip(trials, records, strict=True)
+    ]
+
+
+def done(train_loss: float, eval_loss: float = 1.0) -> dict[str, Any]:
+    return {"status": "done", "train_loss": train_loss, "eval_loss": eval_loss}
+
+
+def test_equal_losses_share_a_rank_and_failures_the_last():
+    """Nobody wins by the order of a list, and a failure never stands above a result."""
+    failed = {"status": "oom", "reason": "out of memory"}
+    rows = rank_rows(
+        results("sgd", "adam", "lamb", "lars", records=[failed, done(2.0), done(1.0), done(2.0)]),
+        "train_loss",
+    )
+    ranks = [(row["optimizer"], row["rank"]) for row in rows]
+    assert ranks == [("lamb", 1), ("adam", 2), ("lars", 2), ("sgd", 4)]
+
+
+def test_the_recipe_says_what_is_ranked_by():
+    """Ranking by eval loss puts the better eval loss first."""
+    found = results("adam", "sgd", records=[done(1.0, 3.0), done(2.0, 2.0)])
+    assert [row["optimizer"] for row in rank_rows(found, "eval_loss")] == ["sgd", "adam"]
+
+
+@pytest.mark.parametrize(
+    ("entries", "changes", "labels"),
+    [
+        (["adam", "sgd"], {}, ["adam", "sgd"]),
+        (["adam", {"spec": "adam", "lr": 0.5}], {}, ["adam lr=0.001", "adam lr=0.5"]),
+        (["adam", {"spec": "adam", "args": {"eps": 0.1}}], {}, ["adam", "adam eps=0.1"]),
+        (["adam"], {"seeds": [1, 2]}, ["adam seed=1", "adam seed=2"]),
+    ],
+)
+def test_rows_of_one_optimizer_are_told_apart(entries, changes, labels):
+    """The label says what differs, and no more."""
+    count = len(labels)
+    found = results(*entries, records=[done(float(i)) for i in range(count)], **changes)
+    assert [row["label"] for row in rank_rows(found, "train_loss")] == labels
+
+
+def test_published_figures_belong_to_plain_names_alone():
+    """Other storages and other implementations were not in the published table."""
+    found = results("lion", "lion@int8", {"spec": "torch:SGD", "lr": 0.1}, records=[done(1.0)] * 3)
+    figures = {row["optimizer"]: row["published_loss"] for row in rank_rows(found, "train_loss")}
+    assert figures == {"lion": 2.4041, "lion@int8": None, "torch:SGD": None}
+
+
+def test_notes_tell_reasons_exceptions_and_machine():
+    """What one must know to read the table stands under it."""
+    failed = {"status": "diverged", "reason": "loss is nan at step 3"}
+    found = results("sgd", "adamw-schedulefree", records=[failed, done(1.0)])
+    environment = {"versions": {"torch": "2.13"}, "processor": "Some CPU", "cores": 2}
+    environment["rows_measured_elsewhere"] = 1
+    board = Board(TINY, environment, rank_rows(found, "train_loss"))
+    notes = "\n".join(board.notes())
+    assert "sgd: diverged: loss is nan at step 3" in notes
+    assert "Constant lr, as the method demands: adamw-schedulefree." in notes
+    assert "1 of 2 rows were measured on another machine" in notes
+    assert "Some CPU, 2 cores; torch 2.13." in notes
