@@ -107,9 +107,10 @@ def check_storage(storage: str, optimizer: str, scope: Scope, by_channel: bool) 
             + ", ".join(STORAGES)
         )
     if storage == "int8" and (by_channel or scope not in (Scope.ELEMENT, Scope.TENSOR)):
+        name = optimizer.partition("@")[0]
         raise ValueError(
             f"optimizer {optimizer!r}: storage 'int8' is for rules that see flat pieces of a"
-            f" tensor; this one needs whole rows or matrices. Use {optimizer.partition("@")[0]}@bf16."
+            f" tensor; this one needs whole rows or matrices. Use {name}@bf16."
         )
 
 
