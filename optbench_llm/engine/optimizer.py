@@ -63,8 +63,6 @@ class RuleOptimizer(torch.optim.Optimizer):
         defaults = check_hyperparameters(self.spec, hyperparameters, rule.defaults, self.ranges)
         self._reset_caches()
         super().__init__(params, {**defaults, "conv1d": False, "observations": 0})
-        for group in self.param_groups:
-            group["spec"] = self.spec
 
     def _reset_caches(self) -> None:
         self._engine: str | None = None
@@ -86,7 +84,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         """Add a group; its hyperparameters are checked as the constructor's are."""
         given = {k: v for k, v in param_group.items() if k not in GROUP_KEYS}
         checked = check_hyperparameters(self.spec, given, self.rule.defaults, self.ranges)
-        super().add_param_group({**param_group, **{k: checked[k] for k in given}})
+        checked_group = {**param_group, **{k: checked[k] for k in given}, "spec": self.spec}
+        super().add_param_group(checked_group)
 
     @property
     def program(self) -> str | None:
@@ -185,9 +184,9 @@ class RuleOptimizer(torch.optim.Optimizer):
         Raises ValueError for the state of another optimizer or storage.
         """
         for group in state_dict["param_groups"]:
-            found = group.get("spec", self.spec)
-            if found != self.spec:
-                raise ValueError(f"this is the state of {found!r}, the optimizer is {self.spec!r}")
+            if group.get("spec") != self.spec:
+                found = repr(group["spec"]) if "spec" in group else "a foreign optimizer"
+                raise ValueError(f"this is the state of {found}, the optimizer is {self.spec!r}")
         super().load_state_dict(state_dict)
         saved = (index for group in state_dict["param_groups"] for index in group["params"])
         own = (p for group in self.param_groups for p in group["params"])
@@ -229,7 +228,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                 state = self.state[p]
                 slots = self.rule.slots_for(p.shape, h)
                 phases = self._phases_for(p, slots)
-                if "step" not in state:
+                if "step" not in state or any(slot.name not in state for slot in slots):
                     self._initialise(state, p, slots, phases, h)
                 t = state["step"] + 1
                 carry = {name: state[name] for name in self.rule.carry}
@@ -266,10 +265,14 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _initialise(
         self, state: dict[str, Any], p: Tensor, slots: tuple[Slot, ...], phases: Phases, h: Any
     ) -> None:
-        state["step"] = 0
-        state.update(self.rule.carry)
+        """Make what is missing: all at first, later what a changed hyperparameter asks for."""
+        state.setdefault("step", 0)
+        for name, value in self.rule.carry.items():
+            state.setdefault(name, value)
         dtype = arithmetic_dtype(p)
         for slot, storage in zip(slots, phases.storages, strict=True):
+            if slot.name in state:
+                continue
             shape = slot.shape_for(p.shape)
             value = torch.zeros(shape, dtype=dtype, device=p.device)
             if slot.initial is not None:
