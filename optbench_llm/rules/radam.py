@@ -31,7 +31,8 @@ class RAdam(Rule):
             \begin{cases} r_t\,m_t \sqrt{1-\beta_2^t} / (\sqrt{v_t} + \epsilon)
             & \rho_t > 5 \\ m_t & \text{else} \end{cases}
 
-    with Adam's moments of :math:`g_t + \lambda\theta_{t-1}`.
+    with Adam's moments of :math:`g_t + \lambda\theta_{t-1}`. The paper has no weight decay; torch
+    couples it, as here, the authors' code decouples it.
     """
 
     slots = (Slot("exp_avg"), Slot("exp_avg_sq", positive=True))
