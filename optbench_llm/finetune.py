@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 from rich.console import Console
+from transformers.utils import logging as transformers_logging
 
 from optbench_llm.catalog import parse_spec
 from optbench_llm.data import DataSettings, data_fingerprint, load_data
@@ -128,6 +129,7 @@ def finetune(options: FinetuneArguments, args: OptBenchArguments) -> dict[str, A
 
     Raises ValueError for a model, data or folder that cannot be used.
     """
+    transformers_logging.disable_progress_bar()
     console = Console(quiet=not args.should_save, highlight=False)
     data = options.data_settings()
     settings = _decisive_settings(options, args, data)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import Trainer
 
-from optbench_llm.programs import trained_positions
+from optbench_llm.programs.replay import IGNORED_LABEL, trained_positions
 
 
 @torch.no_grad()
@@ -28,6 +28,7 @@ def mean_token_loss(trainer: Trainer, dataset: object) -> float:
     with torch.random.fork_rng(devices=[]):  # starting a data loader draws a number
         for batch in trainer.get_eval_dataloader(dataset):  # pyright: ignore
             inputs = trainer._prepare_inputs(batch)
+            _ignore_repeated(trainer, inputs)
             tokens = trained_positions(trainer, inputs).sum()
             with trainer.compute_loss_context_manager():
                 loss = trainer.compute_loss(model, inputs)
@@ -37,3 +38,15 @@ def mean_token_loss(trainer: Trainer, dataset: object) -> float:
             totals += torch.stack([total, tokens.double()])
     total, count = trainer.accelerator.reduce(totals, "sum").tolist()  # pyright: ignore
     return total / count
+
+
+def _ignore_repeated(trainer: Trainer, inputs: dict[str, Any]) -> None:
+    """Mask the rows that accelerate repeats so that all processes get equally many batches."""
+    state = trainer.accelerator.gradient_state
+    if trainer.args.world_size == 1 or not state.end_of_dataloader or state.remainder <= 0:
+        return
+    rows = len(inputs["labels"])
+    real = max(0, state.remainder - trainer.args.process_index * rows)
+    for name in ("labels", "shift_labels"):
+        if name in inputs:
+            inputs[name][real:] = IGNORED_LABEL
