@@ -81,7 +81,7 @@ def _print_run(run: Run, path: Path) -> None:
     board = run.board
     if board.rows:
         console.print()
-        console.print(board.to_rich(console.width))
+        console.print(board.to_rich(console))
         for note in board.notes():
             console.print(note, style="dim", highlight=False, markup=False)
     if run.not_run:

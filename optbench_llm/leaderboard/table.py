@@ -15,6 +15,7 @@ from optbench_llm.leaderboard.store import finite_only
 from optbench_llm.leaderboard.trial import canonical_hash
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 MISSING = "–"
@@ -130,12 +131,21 @@ class Board:
     def _schedule(self) -> str:
         return self.recipe.training.schedule
 
-    def to_rich(self, width: int) -> Table:
-        """The table for a terminal of ``width`` columns; a narrow one gets fewer columns."""
+    def to_rich(self, console: Console) -> Table:
+        """The table for a terminal; where it is too narrow, the least telling columns go."""
+        unbounded = console.options.update(max_width=1000)
+        columns = list(COLUMNS)
+        for key in _FIRST_TO_GO:
+            table = self._rich_table(columns)
+            if console.measure(table, options=unbounded).maximum <= console.width:
+                return table
+            columns = [column for column in columns if column.key != key]
+        return self._rich_table(columns)
+
+    def _rich_table(self, columns: Sequence[Column]) -> Table:
         from rich import box
         from rich.table import Table
 
-        columns = [c for c in COLUMNS if width >= 98 or c.key not in _FIRST_TO_GO]
         table = Table(
             box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold"
         )
@@ -143,8 +153,7 @@ class Board:
             table.add_column(
                 "\n".join(column.heading),
                 justify="left" if column.key in _TEXT else "right",
-                no_wrap=column.key != "label",
-                vertical="bottom" if column.key in _TEXT else "middle",
+                no_wrap=True,
             )
         for row in self.rows:
             failed = row["status"] != "done"
@@ -155,7 +164,7 @@ class Board:
 
 _KEYS = [column.key for column in COLUMNS]
 _TEXT = ("label", "status")
-_FIRST_TO_GO = ("lr", "steps", "peak_mem_bytes")
+_FIRST_TO_GO = ("steps", "lr", "peak_mem_bytes", "optimizer_step_ms")
 
 
 def _cells(row: Row) -> list[str]:
