@@ -44,7 +44,9 @@ def test_the_embedded_model_is_a_small_gpt2() -> None:
 def test_pretraining_shows_and_leaves_room_to_learn() -> None:
     """On optbench:pydocs the start beats random weights by far, and 12 steps beat the start."""
     loaded = load_model(TINY)
-    settings = DataSettings(source="optbench:pydocs", prompt="inst", block_size=128)
+    settings = DataSettings(
+        source="optbench:pydocs", prompt="inst", block_size=128, max_records=1000
+    )
     data = load_data(settings, loaded.tokenizer)
     collate = make_collator(loaded.tokenizer)
     held_out = collate([data.validation[i] for i in range(24)])
