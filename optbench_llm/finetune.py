@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -17,6 +18,7 @@ from optbench_llm.data import DataSettings, data_fingerprint, load_data
 from optbench_llm.leaderboard.environment import describe_environment
 from optbench_llm.models import load_model, model_fingerprint
 from optbench_llm.training.arguments import OptBenchArguments
+from optbench_llm.training.checkpoints import check_resumable
 from optbench_llm.training.flags import FlagParser, take
 from optbench_llm.training.lora import with_lora
 from optbench_llm.training.progress import FinetuneProgress, result_line
@@ -134,27 +136,32 @@ def finetune(options: FinetuneArguments, args: OptBenchArguments) -> dict[str, A
     data = options.data_settings()
     settings = _decisive_settings(options, args, data)
     folder = RunFolder(args.output_dir or "")
+    resume = options.resume or args.resume_from_checkpoint is not None
     checkpoint = folder.open(
-        settings, resume=options.resume, overwrite=options.overwrite, writes=args.should_save
+        settings, resume=resume, overwrite=options.overwrite, writes=args.should_save
     )
-    finished = folder.result()
+    if args.resume_from_checkpoint is not None:
+        checkpoint = Path(args.resume_from_checkpoint)
+        check_resumable(checkpoint)
+    finished = folder.result() if resume else None
     if finished is not None:
         console.print(f"already finished: {result_line(finished)}")
         return finished
-    if checkpoint is not None:
-        console.print(f"resuming from {checkpoint}")
+    if resume:
+        console.print(f"resuming from {checkpoint or 'the beginning, there is no checkpoint yet'}")
     loaded = load_model(options.model, seed=args.seed)
     splits = load_data(data, loaded.tokenizer)
     model: Any = loaded.model
     if options.lora_r is not None:
-        model = with_lora(model, options.lora_r, options.lora_alpha, options.lora_target_modules)
+        targets = options.lora_target_modules
+        model = with_lora(model, options.lora_r, options.lora_alpha, targets, seed=args.seed)
     progress = FinetuneProgress(console, args)
     record = run_training(
         model,
         loaded.tokenizer,
         splits,
         args,
-        resume_from=args.resume_from_checkpoint or checkpoint,
+        resume_from=checkpoint,
         on_step=progress.on_step,
         callbacks=[progress],
     )

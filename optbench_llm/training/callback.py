@@ -51,11 +51,14 @@ class OptBenchCallback(TrainerCallback, ExportableState):
         self._micro_losses: list[Tensor] = []
         self._micro_inputs: list[Tensor] = []
         self._step_tokens: Tensor | int = 0
+        self._checked = 0
+        self._steps_unseen = 0
         self._pending: list[tuple[Tensor, list[Tensor], Tensor | int]] = []
 
     def state(self) -> dict[str, Any]:
         """All measurements so far, for ``trainer_state.json``."""
         if self._optimizer is not None:
+            self._read_pending()
             self._collect()
         return {"args": {}, "attributes": {name: getattr(self, name) for name in self._exported}}
 
@@ -72,7 +75,8 @@ class OptBenchCallback(TrainerCallback, ExportableState):
         ``loss`` is this pass's share of the step's loss, so that shares of a step add up;
         ``tokens`` counts the positions it was computed at.
         """
-        self._micro_losses.append(loss)
+        # Compiled models may write the next loss into the same memory.
+        self._micro_losses.append(loss.clone())
         if input_ids is not None:
             self._micro_inputs.append(input_ids)
         self._step_tokens = self._step_tokens + tokens
@@ -100,6 +104,8 @@ class OptBenchCallback(TrainerCallback, ExportableState):
         self._device = next(model.parameters()).device
         self._clock = OptimizerClock(self._device)
         self._pending = []
+        self._checked = len(self.losses)
+        self._steps_unseen = state.global_step - len(self.losses)
         reset_peak_memory(self._device)
         self._mark = time.perf_counter()
 
@@ -136,7 +142,7 @@ class OptBenchCallback(TrainerCallback, ExportableState):
                 (_total(self._micro_losses), self._micro_inputs, self._step_tokens)
             )
         if self._device.type == "cpu":
-            self._read_pending(control)
+            self._check_losses(control)
         self._advance("train_wall_s")
 
     def on_log(
@@ -148,7 +154,7 @@ class OptBenchCallback(TrainerCallback, ExportableState):
         **kwargs: Any,
     ) -> None:
         """Read what waits on the GPU; under a plain Trainer check the logged loss."""
-        self._read_pending(control)
+        self._check_losses(control)
         logged = (logs or {}).get("loss")
         if not self.losses and logged is not None and not math.isfinite(logged):
             self._diverge(control, state.global_step, f"logged loss is {logged}")
@@ -187,7 +193,7 @@ class OptBenchCallback(TrainerCallback, ExportableState):
         **kwargs: Any,
     ) -> None:
         """Read what is left and look at the weights: the last step may have broken them."""
-        self._read_pending(control)
+        self._check_losses(control)
         self._collect()
         self._optimizer = None
         broken = _first_not_finite(model) if self.diverged_reason is None else None
@@ -203,15 +209,20 @@ class OptBenchCallback(TrainerCallback, ExportableState):
         self.compile_s = self._compile_s_before + getattr(self._optimizer, "compile_s", 0.0)
         self.peak_mem_bytes = max(self.peak_mem_bytes, peak_memory_bytes(self._device))
 
-    def _read_pending(self, control: TrainerControl) -> None:
+    def _read_pending(self) -> None:
         for loss, inputs, tokens in self._pending:
             self.losses.append(float(loss))
             self.tokens += int(tokens)
             for input_ids in inputs:
                 self.batches_hash = _chained(self.batches_hash, input_ids)
-            if not math.isfinite(self.losses[-1]) and self.diverged_reason is None:
-                self._diverge(control, len(self.losses), f"loss is {self.losses[-1]}")
         self._pending = []
+
+    def _check_losses(self, control: TrainerControl) -> None:
+        self._read_pending()
+        for index, loss in enumerate(self.losses[self._checked :], start=self._checked):
+            if not math.isfinite(loss) and self.diverged_reason is None:
+                self._diverge(control, self._steps_unseen + index + 1, f"loss is {loss}")
+        self._checked = len(self.losses)
 
     def _diverge(self, control: TrainerControl, step: int, what: str) -> None:
         self.diverged_step = step

@@ -24,10 +24,23 @@ def latest_checkpoint(output_dir: Path) -> Path | None:
     A checkpoint that a kill cut short is passed over: its state is written last. So is one at the
     run's last step, since the Trainer always takes a step after a resume.
     """
-    for folder in reversed(checkpoint_folders(output_dir)):
-        state = _state(folder)
-        if state is not None and state["global_step"] < state["max_steps"]:
-            return folder
+    folders = reversed(checkpoint_folders(output_dir))
+    return next((folder for folder in folders if _why_not(folder) is None), None)
+
+
+def check_resumable(checkpoint: Path) -> None:
+    """Raise ValueError unless a run can go on from this checkpoint."""
+    why_not = _why_not(checkpoint)
+    if why_not is not None:
+        raise ValueError(f"cannot resume from {checkpoint}: {why_not}")
+
+
+def _why_not(folder: Path) -> str | None:
+    state = _state(folder)
+    if state is None:
+        return f"it has no readable {TRAINER_STATE_NAME}, as a complete checkpoint has"
+    if state["global_step"] >= state["max_steps"]:
+        return f"its run was at the last of {state['max_steps']} steps"
     return None
 
 
