@@ -20,7 +20,8 @@ def with_lora(
     """Freeze the model and put trainable adapters of rank ``r`` into it.
 
     ``alpha`` None means ``2 r``; ``target_modules`` None the ones that peft knows for this
-    architecture. ``seed`` decides the adapters' first weights. Raises ValueError for a rank below 1 and for modules that the model lacks.
+    architecture; ``seed`` decides the adapters' first weights. Raises ValueError for a rank below
+    1 and for modules that the model lacks.
     """
     if r < 1:
         raise ValueError(f"lora_r={r}: expected a rank of 1 or more")
