@@ -58,7 +58,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         if engine not in ENGINES:
             raise ValueError(f"unknown engine {engine!r}, expected one of {', '.join(ENGINES)}")
         self._asked_engine = engine
-        check_storage(storage, self.spec, rule.scope, rule.by_channel)
+        check_storage(storage, self.spec, rule)
         self.ranges = {**RANGES, **rule.ranges}
         defaults = check_hyperparameters(self.spec, hyperparameters, rule.defaults, self.ranges)
         self._reset_caches()
@@ -77,7 +77,9 @@ class RuleOptimizer(torch.optim.Optimizer):
         return {**super().__getstate__(), **{name: getattr(self, name) for name in kept}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._reset_caches()
+        # A copy has no caches yet; load_state_dict comes here too, and keeps its compiled code.
+        if not hasattr(self, "_compiled"):
+            self._reset_caches()
         super().__setstate__(state)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

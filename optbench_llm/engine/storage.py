@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from optbench_llm.rules.rule import Scope, Slot
+from optbench_llm.rules.rule import Rule, Scope, Slot
 
 BLOCK = 256
 #: Smaller tensors gain nothing from 8 bits and are often the delicate ones (norms, biases).
@@ -63,8 +63,9 @@ class Blockwise:
     """8-bit codes in blocks of 256 with one fp32 scale each, as in Dettmers et al. (2110.02861).
 
     Signed slots are linear in the block's largest magnitude. Positive ones (second moments) are
-    quadratic, which gives small values finer steps, and are rounded up: a second moment that
-    became zero would turn a small gradient into a huge step.
+    quadratic, which gives small values finer steps, and never rounded to zero: a second moment that
+    became zero would turn a small gradient into a huge step. Rounding all of them up instead would
+    let no moment shrink again, since a step's decay is smaller than a code.
     """
 
     positive: bool
@@ -77,7 +78,8 @@ class Blockwise:
         scale = blocks.abs().amax(1, keepdim=True)
         unit = blocks / scale.clamp(min=torch.finfo(torch.float32).tiny)
         if self.positive:
-            codes = (unit.clamp(min=0).sqrt() * 255).ceil().clamp(max=255).to(torch.uint8)
+            smallest = (unit > 0).to(unit.dtype)
+            codes = (unit.clamp(min=0).sqrt() * 255).round().maximum(smallest).to(torch.uint8)
         else:
             codes = (unit * 127).round().to(torch.int8)
         return codes.view(-1)[: flat.numel()], scale.view(-1)
@@ -99,15 +101,21 @@ class Blockwise:
 STORAGES = ("fp32", "bf16", "int8")
 
 
-def check_storage(storage: str, optimizer: str, scope: Scope, by_channel: bool) -> None:
+def check_storage(storage: str, optimizer: str, rule: type[Rule]) -> None:
     """Raise ValueError where a rule's slots cannot lie in this storage."""
     if storage not in STORAGES:
         raise ValueError(
             f"optimizer {optimizer!r}: unknown storage {storage!r}, expected one of "
             + ", ".join(STORAGES)
         )
-    if storage == "int8" and (by_channel or scope not in (Scope.ELEMENT, Scope.TENSOR)):
-        name = optimizer.partition("@")[0]
+    name = optimizer.partition("@")[0]
+    if storage != "fp32" and all(slot.delicate for slot in rule.slots):
+        raise ValueError(
+            f"optimizer {optimizer!r}: its whole state needs full precision, storage {storage!r}"
+            f" would change nothing or ruin it. Use {name}."
+        )
+    flat = rule.scope in (Scope.ELEMENT, Scope.TENSOR) and not rule.by_channel
+    if storage == "int8" and not flat:
         raise ValueError(
             f"optimizer {optimizer!r}: storage 'int8' is for rules that see flat pieces of a"
             f" tensor; this one needs whole rows or matrices. Use {name}@bf16."
@@ -115,8 +123,8 @@ def check_storage(storage: str, optimizer: str, scope: Scope, by_channel: bool) 
 
 
 def storage_for(slot: Slot, storage: str, p: Tensor, dtype: torch.dtype) -> Storage:
-    """The storage of one slot of one parameter; what is not full-sized stays as it is."""
-    if slot.shape != "full" or storage == "fp32":
+    """The storage of one slot of one parameter; what is small or delicate stays as it is."""
+    if slot.shape != "full" or slot.delicate or storage == "fp32":
         return Plain(dtype)
     if storage == "bf16":
         return Plain(torch.bfloat16)

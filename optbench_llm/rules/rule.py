@@ -33,13 +33,15 @@ class Slot:
 
     ``shape`` says how it follows the parameter's: ``full`` (the same), ``row`` (without the last
     dimension), ``column`` (without the last but one) or ``scalar`` (0-dim). ``positive`` promises
-    values >= 0. ``initial(parameter, gradient, hyperparameters)`` gives the first value, zeros
-    where it is None.
+    values >= 0. ``delicate`` keeps the slot out of 16 and 8 bits, where rounding would swallow its
+    steps, which are far smaller than itself, or let its errors compound.
+    ``initial(parameter, gradient, hyperparameters)`` gives the first value, zeros where it is None.
     """
 
     name: str
     shape: Literal["full", "row", "column", "scalar"] = "full"
     positive: bool = False
+    delicate: bool = False
     initial: Initial | None = None
 
     def shape_for(self, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ class AdamWScheduleFree(Rule):
     from both. The lr is to stay constant (after a warm-up): the averaging replaces a schedule.
     """
 
-    slots = (Slot("z", initial=lambda p, g, h: p), Slot("exp_avg_sq", positive=True))
+    slots = (Slot("z", delicate=True, initial=lambda p, g, h: p), Slot("exp_avg_sq", positive=True))
     defaults = {
         "lr": 2.5e-3,
         "betas": (0.9, 0.999),
@@ -79,7 +79,7 @@ class SGDScheduleFree(Rule):
     with the :math:`c_t` of :class:`AdamWScheduleFree`, and :math:`\mu` = ``momentum`` > 0.
     """
 
-    slots = (Slot("z", initial=lambda p, g, h: p),)
+    slots = (Slot("z", delicate=True, initial=lambda p, g, h: p),)
     defaults = {
         "lr": 1.0,
         "momentum": 0.9,
