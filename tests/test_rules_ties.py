@@ -9,6 +9,7 @@ import torch
 from oracles.cases import CASES
 from oracles.comparison import ALL_SHAPES, Shape, constant_lr, make_parameter, run_rule
 from oracles.inputs import gradient, parameter
+from torch import nn
 
 import optbench_llm as ob
 
@@ -139,10 +140,22 @@ def test_adabound_with_wide_bounds_is_adam():
     assert (adabound - adam).abs().max() < 1e-6 * (adam - start).abs().max()
 
 
+def test_adafactor_does_not_mind_a_transposed_weight():
+    """Rows and columns play the same part, so transformers' Conv1D needs no turning."""
+    weight, g = torch.from_numpy(parameter((5, 8), 0)), torch.from_numpy(gradient((5, 8), 0, 1))
+    p, q = nn.Parameter(weight.clone()), nn.Parameter(weight.t().contiguous())
+    optimizers = [ob.create_optimizer([x], "adafactor", lr=0.1) for x in (p, q)]
+    for _ in range(3):
+        p.grad, q.grad = g.clone(), g.t().contiguous()
+        for optimizer in optimizers:
+            optimizer.step()
+    assert torch.allclose(p.t(), q, rtol=1e-12)
+
+
 def test_adafactor_of_a_rank_one_square_is_exact():
     """Where the squared gradient has rank one, the factored second moment is the true one."""
     row, column = torch.linspace(1, 2, 5).double(), torch.linspace(0.5, 3, 8).double()
-    p = torch.nn.Parameter(torch.zeros(5, 8, dtype=torch.float64))
+    p = nn.Parameter(torch.zeros(5, 8, dtype=torch.float64))
     optimizer = ob.create_optimizer(
         [p], "adafactor", lr=0.1, scale_parameter=False, relative_step=False, clip_threshold=2.0
     )
