@@ -18,7 +18,18 @@ _HOMES = {
     "OptBenchTrainer": "optbench_llm.training",
     "attach": "optbench_llm.training",
 }
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+__all__ = [
+    "OptBenchArguments",
+    "OptBenchCallback",
+    "OptBenchMixin",
+    "OptBenchTrainer",
+    "OptimizerInfo",
+    "__version__",
+    "attach",
+    "create_optimizer",
+    "list_optimizers",
+    "optimizer_info",
+]
 
 if TYPE_CHECKING:
     from optbench_llm.catalog import OptimizerInfo, list_optimizers, optimizer_info

@@ -12,7 +12,7 @@ from optbench_llm.catalog import Spec, parse_spec
 from optbench_llm.engine import RuleOptimizer
 from optbench_llm.params import param_groups
 from optbench_llm.providers import check_arguments, keep_embeddings_in_32_bits, provider_class
-from optbench_llm.rules.hyperparameters import RANGES, check_hyperparameters
+from optbench_llm.rules.hyperparameters import check_hyperparameters
 
 
 def create_optimizer(
@@ -69,9 +69,7 @@ def validate_hyperparameters(spec: str, hyperparameters: Mapping[str, Any]) -> d
     parsed = parse_spec(spec)
     foreign = _provider(parsed)
     if parsed.info is not None and foreign is None:
-        rule = parsed.info.rule_class()
-        ranges = {**RANGES, **rule.ranges}
-        return check_hyperparameters(parsed.canonical, hyperparameters, rule.defaults, ranges)
+        return check_hyperparameters(parsed.canonical, hyperparameters, parsed.info.rule_class())
     assert foreign is not None
     if foreign[0] == "hf":
         return dict(hyperparameters)

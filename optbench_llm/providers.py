@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from optbench_llm.rules.hyperparameters import RANGES
+
 MODULES = {
     "torch": "torch.optim",
     "bnb": "bitsandbytes.optim",
@@ -53,7 +55,8 @@ def provider_class(provider: str, name: str) -> type[torch.optim.Optimizer]:
 def check_arguments(spec: str, cls: type, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the constructor would be called with: its defaults overridden by ``given``.
 
-    Raises ValueError for an argument that its signature does not name.
+    Raises ValueError for an argument that its signature does not name, and for a learning rate or
+    weight decay out of range.
     """
     parameters = list(inspect.signature(cls).parameters.values())[1:]
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
@@ -67,6 +70,11 @@ def check_arguments(spec: str, cls: type, given: Mapping[str, Any]) -> dict[str,
             raise ValueError(
                 f"optimizer {spec!r} has no hyperparameter {name!r}.{hint}"
                 f" It accepts: {', '.join(sorted(names))}."
+            )
+        if name in ("lr", "weight_decay") and not RANGES[name].accepts(given[name]):
+            raise ValueError(
+                f"optimizer {spec!r}: {name}={given[name]!r} is out of range, expected"
+                f" {RANGES[name]}"
             )
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     return {**defaults, **given}

@@ -16,7 +16,7 @@ from torch import Tensor
 from optbench_llm.engine.phases import CompiledPhases, Phases, arithmetic_dtype
 from optbench_llm.engine.pieces import Work, pieces, stored_slots, whole
 from optbench_llm.engine.storage import check_storage, storage_for
-from optbench_llm.rules.hyperparameters import RANGES, check_hyperparameters
+from optbench_llm.rules.hyperparameters import check_hyperparameters
 from optbench_llm.rules.rule import Rule, Scope, Slot
 
 ENGINES = ("auto", "eager", "compiled")
@@ -59,8 +59,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             raise ValueError(f"unknown engine {engine!r}, expected one of {', '.join(ENGINES)}")
         self._asked_engine = engine
         check_storage(storage, self.spec, rule)
-        self.ranges = {**RANGES, **rule.ranges}
-        defaults = check_hyperparameters(self.spec, hyperparameters, rule.defaults, self.ranges)
+        defaults = check_hyperparameters(self.spec, hyperparameters, rule)
         self._reset_caches()
         super().__init__(params, {**defaults, "conv1d": False, "observations": 0})
 
@@ -73,7 +72,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         self._training = True
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("rule", "spec", "storage", "ranges", "_asked_engine", "_training")
+        kept = ("rule", "spec", "storage", "_asked_engine", "_training")
         return {**super().__getstate__(), **{name: getattr(self, name) for name in kept}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -85,7 +84,8 @@ class RuleOptimizer(torch.optim.Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its hyperparameters are checked as the constructor's are."""
         given = {k: v for k, v in param_group.items() if k not in GROUP_KEYS}
-        checked = check_hyperparameters(self.spec, given, self.rule.defaults, self.ranges)
+        own = {name: self.defaults[name] for name in self.rule.defaults}
+        checked = check_hyperparameters(self.spec, {**own, **given}, self.rule)
         checked_group = {**param_group, **{k: checked[k] for k in given}, "spec": self.spec}
         super().add_param_group(checked_group)
 

@@ -6,7 +6,11 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from optbench_llm.rules.rule import Rule
 
 
 @dataclass(frozen=True)
@@ -108,30 +112,31 @@ RANGES: Mapping[str, Any] = {
 
 
 def check_hyperparameters(
-    optimizer: str,
-    given: Mapping[str, Any],
-    defaults: Mapping[str, Any],
-    ranges: Mapping[str, Any],
+    optimizer: str, given: Mapping[str, Any], rule: type[Rule]
 ) -> dict[str, Any]:
-    """Return defaults overridden by what was given.
+    """Return the rule's defaults overridden by what was given.
 
     Raises ValueError that names the optimizer, the hyperparameter, its range and the accepted
-    names where a name is unknown or a value is out of range.
+    names where a name is unknown, a value is out of range, or two of them contradict each other.
     """
-    accepted = ", ".join(defaults)
+    accepted = ", ".join(rule.defaults)
     for name, value in given.items():
-        if name not in defaults:
-            near = difflib.get_close_matches(name, defaults, n=1)
+        if name not in rule.defaults:
+            near = difflib.get_close_matches(name, rule.defaults, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ValueError(
                 f"optimizer {optimizer!r} has no hyperparameter {name!r}.{hint}"
                 f" It accepts: {accepted}."
             )
-        allowed = ranges.get(name) or RANGES[name]
+        allowed = rule.ranges.get(name) or RANGES[name]
         if not allowed.accepts(value):
             raise ValueError(
                 f"optimizer {optimizer!r}: {name}={value!r} is out of range, expected {allowed}."
                 f" It accepts: {accepted}."
             )
-    merged = {**defaults, **given}
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in merged.items()}
+    merged = {**rule.defaults, **given}
+    merged = {k: tuple(v) if isinstance(v, list) else v for k, v in merged.items()}
+    conflict = rule.conflict(SimpleNamespace(**merged))
+    if conflict:
+        raise ValueError(f"optimizer {optimizer!r}: {conflict}")
+    return merged

@@ -94,6 +94,11 @@ class Rule:
         return cls.slots
 
     @staticmethod
+    def conflict(h: Any) -> str | None:
+        """What is wrong with a combination of hyperparameters that are each in range."""
+        return None
+
+    @staticmethod
     def scalars(h: Any, t: int, carry: Mapping[str, float]) -> dict[str, float]:
         """All numbers of step ``t`` (from 1), in float64 on the host.
 
@@ -145,3 +150,10 @@ def trust_ratio(norm: Tensor, step_norm: Tensor) -> Tensor:
     """``norm / step_norm``, 1 where either is 0."""
     ratio = norm / step_norm
     return ratio.where((norm > 0) & (step_norm > 0), 1.0)
+
+
+def nesterov_without_momentum(h: Any) -> str | None:
+    """The conflict of a Nesterov flag that would have no effect."""
+    if h.nesterov and not h.momentum:
+        return "nesterov=True has no effect without momentum; set momentum, such as 0.9"
+    return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from optbench_llm.rules.rule import Rule, Slot, Update
+from optbench_llm.rules.rule import Rule, Slot, Update, nesterov_without_momentum
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +34,10 @@ class SGD(Rule):
     @classmethod
     def slots_for(cls, shape: tuple[int, ...], h: Any) -> tuple[Slot, ...]:
         return cls.slots if h.momentum else ()
+
+    @staticmethod
+    def conflict(h: Any) -> str | None:
+        return nesterov_without_momentum(h)
 
     @staticmethod
     def scalars(h: Any, t: int, carry: Any) -> dict[str, float]:

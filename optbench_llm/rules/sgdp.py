@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from optbench_llm.rules.hyperparameters import POSITIVE, UNIT
 from optbench_llm.rules.projection import PROJECTION_SUMS, measure_projection, project
-from optbench_llm.rules.rule import Rule, Scope, Slot, Update
+from optbench_llm.rules.rule import Rule, Scope, Slot, Update, nesterov_without_momentum
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,6 +42,10 @@ class SGDP(Rule):
     @classmethod
     def slots_for(cls, shape: tuple[int, ...], h: Any) -> tuple[Slot, ...]:
         return cls.slots if h.momentum else ()
+
+    @staticmethod
+    def conflict(h: Any) -> str | None:
+        return nesterov_without_momentum(h)
 
     @staticmethod
     def scalars(h: Any, t: int, carry: Any) -> dict[str, float]:
