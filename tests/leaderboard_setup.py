@@ -14,7 +14,7 @@ name: mini
 version: 1
 description: The embedded model for a few steps.
 model: optbench:tiny-gpt2
-data: {source: optbench:pydocs, block_size: 128}
+data: {source: optbench:pydocs, prompt: inst, block_size: 64}
 training:
   max_steps: %s
   batch_size: 2

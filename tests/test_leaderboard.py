@@ -22,8 +22,8 @@ TEN = [
     "adafactor",
     "sophia",
 ]
-# torch's LBFGS wants a closure, which no Trainer gives it.
-FAILING = "{spec: 'torch:LBFGS', lr: 1}"
+# It wants sparse gradients, which a language model on the CPU does not give it.
+FAILING = "{spec: 'torch:SparseAdam', lr: 0.001}"
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +47,9 @@ def test_a_failed_optimizer_is_a_row_and_stops_nobody(finished):
     statuses = [row["status"] for row in board["rows"]]
     assert statuses == ["done"] * 9 + ["diverged", "error"]
     diverged, broken = board["rows"][-2:]
-    assert (diverged["optimizer"], broken["optimizer"]) == ("sgd", "torch:LBFGS")
+    assert (diverged["optimizer"], broken["optimizer"]) == ("sgd", "torch:SparseAdam")
     assert "at step" in diverged["reason"]
-    assert "closure" in broken["reason"]
+    assert "dense gradients" in broken["reason"]
     assert broken["train_loss"] is None
     assert {diverged["rank"], broken["rank"]} == {10}
 
@@ -130,7 +130,7 @@ def test_a_second_run_does_only_what_is_missing(finished, tmp_path):
     """Done and diverged trials are kept as they are; the failed one is tried again, and said so."""
     recipe, store, _ = finished
     trials = {
-        path: time for path, time in snapshot(store / "trials").items() if "LBFGS" not in path
+        path: time for path, time in snapshot(store / "trials").items() if "SparseAdam" not in path
     }
     trials.pop(str(store / "trials"), None)
     process = leaderboard(recipe, "--optim", "rmsprop,sgd,adan", "--store", store)
@@ -138,7 +138,7 @@ def test_a_second_run_does_only_what_is_missing(finished, tmp_path):
     assert "0 trials to run, 3 already in" in process.stdout
     again = leaderboard(recipe, "--store", store)
     assert "1 trials to run, 10 already in" in again.stdout
-    assert "tried again: torch:LBFGS (error)" in again.stdout
+    assert "tried again: torch:SparseAdam (error)" in again.stdout
     after = snapshot(store / "trials")
     assert {path: after[path] for path in trials} == trials
     assert len(rows(store)) == 11
@@ -172,7 +172,7 @@ def test_a_store_of_other_settings_is_refused(finished):
 def test_what_only_a_worker_finds_wrong_ends_the_run_with_its_message(tmp_path):
     """A block size beyond the model's positions: refused with the reason, not a board of errors."""
     recipe = write_recipe(tmp_path, "adamw")
-    recipe.write_text(recipe.read_text().replace("block_size: 128", "block_size: 4096"))
+    recipe.write_text(recipe.read_text().replace("block_size: 64", "block_size: 4096"))
     process = leaderboard(recipe, "--store", tmp_path / "store")
     assert process.returncode == 2
     assert "block_size=4096" in process.stderr

@@ -43,6 +43,9 @@ class Workbench:
         settings = DataSettings.model_validate(setup["data"])
         self._splits = load_data(settings, self._base.tokenizer)
         self._shorten_validation(setup["training"]["max_eval_blocks"])
+        # Trials collect garbage often; what is loaded now stays, and need not be looked at again.
+        gc.collect()
+        gc.freeze()
 
     def facts(self) -> dict[str, Any]:
         """What the parent should know of this worker."""
