@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,7 +12,12 @@ from torch import Tensor, nn
 from optbench_llm.catalog import Spec, parse_spec
 from optbench_llm.engine import RuleOptimizer
 from optbench_llm.params import param_groups
-from optbench_llm.providers import check_arguments, keep_embeddings_in_32_bits, provider_class
+from optbench_llm.providers import (
+    check_arguments,
+    check_values,
+    keep_embeddings_in_32_bits,
+    provider_class,
+)
 from optbench_llm.rules.hyperparameters import check_hyperparameters
 
 
@@ -26,7 +32,8 @@ def create_optimizer(
     """Make the optimizer that a spec names.
 
     A model is split into parameters that decay and parameters that do not (biases and norms); an
-    iterable of parameters or of groups is taken as it is. ``lr`` None means the declared one.
+    iterable of parameters or of groups is taken as it is, with a warning where the optimizer must
+    know the layout of weights. ``lr`` None means the declared one.
     ``engine`` is ``auto``, ``eager`` or ``compiled`` and concerns our own rules only.
 
     Raises ValueError for an unknown name (with the nearest ones), an unknown hyperparameter or one
@@ -42,6 +49,12 @@ def create_optimizer(
         params: Any = model_or_params
         if isinstance(params, nn.Module):
             params = param_groups(params, settings["weight_decay"], by_layout=rule.by_channel)
+        elif rule.by_channel:
+            warnings.warn(
+                f"optimizer {spec!r} looks at output channels but was given parameters: it takes"
+                " the rows of each matrix for channels, which is wrong for transformers' Conv1D;"
+                " pass the model"
+            )
         return RuleOptimizer(
             params,
             rule,
@@ -57,7 +70,10 @@ def create_optimizer(
             keep_embeddings_in_32_bits(params)
         params = param_groups(params, settings.get("weight_decay"))
     row = dict(parsed.info.settings or {}) if parsed.info else {}
-    return cls(params, **{**row, **given})
+    try:
+        return cls(params, **{**row, **given})
+    except ValueError as error:
+        raise ValueError(f"optimizer {parsed.canonical!r}: {error}") from error
 
 
 def validate_hyperparameters(spec: str, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,6 +88,7 @@ def validate_hyperparameters(spec: str, hyperparameters: Mapping[str, Any]) -> d
         return check_hyperparameters(parsed.canonical, hyperparameters, parsed.info.rule_class())
     assert foreign is not None
     if foreign[0] == "hf":
+        check_values(parsed.canonical, hyperparameters)
         return dict(hyperparameters)
     row = dict(parsed.info.settings or {}) if parsed.info else {}
     return check_arguments(parsed.canonical, provider_class(*foreign), {**row, **hyperparameters})

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from optbench_llm.rules.hyperparameters import RANGES
+from optbench_llm.rules.hyperparameters import FRACTION, RANGES, Interval
 
 MODULES = {
     "torch": "torch.optim",
@@ -55,8 +55,8 @@ def provider_class(provider: str, name: str) -> type[torch.optim.Optimizer]:
 def check_arguments(spec: str, cls: type, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the constructor would be called with: its defaults overridden by ``given``.
 
-    Raises ValueError for an argument that its signature does not name, and for a learning rate or
-    weight decay out of range.
+    Raises ValueError for an argument that its signature does not name, and for a value out of the
+    range that its name usually has.
     """
     parameters = list(inspect.signature(cls).parameters.values())[1:]
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
@@ -71,13 +71,23 @@ def check_arguments(spec: str, cls: type, given: Mapping[str, Any]) -> dict[str,
                 f"optimizer {spec!r} has no hyperparameter {name!r}.{hint}"
                 f" It accepts: {', '.join(sorted(names))}."
             )
-        if name in ("lr", "weight_decay") and not RANGES[name].accepts(given[name]):
-            raise ValueError(
-                f"optimizer {spec!r}: {name}={given[name]!r} is out of range, expected"
-                f" {RANGES[name]}"
-            )
+    check_values(spec, given)
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     return {**defaults, **given}
+
+
+def check_values(spec: str, given: Mapping[str, Any]) -> None:
+    """Raise ValueError for a number out of the range of its name; any count of betas will do."""
+    for name, value in given.items():
+        allowed = FRACTION if name == "betas" else RANGES.get(name)
+        values = value if isinstance(value, (list, tuple)) else (value,)
+        for number in values:
+            if not isinstance(allowed, Interval) or not isinstance(number, (int, float)):
+                continue
+            if not allowed.accepts(number):
+                raise ValueError(
+                    f"optimizer {spec!r}: {name}={value!r} is out of range, expected {allowed}"
+                )
 
 
 def keep_embeddings_in_32_bits(model: nn.Module) -> None:

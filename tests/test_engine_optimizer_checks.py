@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
+import numpy as np
 import pytest
+import torch
 from torch import nn
 
 import optbench_llm as ob
+from optbench_llm.engine import RuleOptimizer
+from optbench_llm.rules import Rule, Scope
 
 
 @pytest.mark.parametrize("name", ["sgd", "sgdp"])
@@ -31,3 +39,97 @@ def test_foreign_optimizers_are_refused_a_negative_setting_by_name(spec: str, na
     """The message names optimizer, hyperparameter and range, which the libraries' own do not."""
     with pytest.raises(ValueError, match=rf"{spec}.*{name}=-1.*expected a number in \[0, inf\)"):
         ob.create_optimizer(nn.Linear(2, 2), spec, **{name: -1})
+
+
+def test_numpys_numbers_are_numbers() -> None:
+    """A grid made by numpy is what people sweep over; state holds Python's numbers all the same."""
+    optimizer = ob.create_optimizer(nn.Linear(2, 2), "adan", lr=np.float32(0.5))
+    assert type(optimizer.param_groups[0]["lr"]) is float
+
+
+def test_a_channelwise_rule_over_bare_parameters_warns() -> None:
+    """It cannot see whether a matrix is a Conv1D's."""
+    with pytest.warns(UserWarning, match="rows of each matrix for channels.*pass the model"):
+        ob.create_optimizer(nn.Linear(2, 2).parameters(), "adamp")
+
+
+def test_evaluation_mode_does_not_count_as_state() -> None:
+    """What is put aside while a schedule-free model is evaluated goes back to the parameter."""
+    layer = nn.Linear(8, 8)
+    optimizer = ob.create_optimizer(layer, "sgd-schedulefree")
+    layer(torch.ones(1, 8)).sum().backward()
+    optimizer.step()
+    before = optimizer.state_bytes()
+    optimizer.eval()
+    assert optimizer.state_bytes() == before > 0
+
+
+def test_a_refused_gradient_moves_nothing() -> None:
+    """Neither parameters nor counts of the parameters before it."""
+    first, second = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    optimizer = ob.create_optimizer([first, second], "adamw")
+    first.grad = torch.ones(3)
+    second.grad = torch.ones(3).to_sparse()
+    with pytest.raises(RuntimeError, match="dense real gradients"):
+        optimizer.step()
+    assert torch.equal(first, torch.ones(3))
+    assert not optimizer.state
+
+
+@pytest.mark.parametrize("engine", ["auto", "compiled"])
+def test_a_broken_compiler_means_eager_with_one_warning(engine: str) -> None:
+    """Asked for explicitly it is an error; either way the reason is named."""
+    script = (
+        "import warnings, torch, optbench_llm.engine.optimizer as o, optbench_llm as ob\n"
+        "o.COMPILE_FROM_ELEMENTS = 0\n"
+        "layer = torch.nn.Linear(2, 2)\n"
+        "layer(torch.ones(1, 2)).sum().backward()\n"
+        f"optimizer = ob.create_optimizer(layer, 'lion', engine={engine!r})\n"
+        "with warnings.catch_warnings(record=True) as seen:\n"
+        "    warnings.simplefilter('always')\n"
+        "    try:\n"
+        "        optimizer.step(); optimizer.step()\n"
+        "        print(optimizer.engine, [str(w.message) for w in seen if 'compile' in str(w)])\n"
+        "    except RuntimeError as error:\n"
+        "        print('RuntimeError', error)\n"
+    )
+    environment = {**os.environ, "CXX": "false"}
+    run = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    said = run.stdout.strip().splitlines()[-1]
+    assert "InvalidCxxCompiler" in said
+    if engine == "auto":
+        assert said.startswith("eager")
+        assert said.count("cannot compile") == 1
+    else:
+        assert said.startswith("RuntimeError engine 'compiled' does not work here")
+
+
+class UnitStep(Rule):
+    """A step of one length for the whole model: the least that needs ``Scope.MODEL``."""
+
+    scope = Scope.MODEL
+    defaults = {"lr": 1.0}
+    measures = ("gradient_sq",)
+
+    @staticmethod
+    def scalars(h, t, carry):
+        return {"lr": h.lr}
+
+    @staticmethod
+    def measure(p, g, s, c):
+        return ((g * g).sum(),)
+
+    @staticmethod
+    def update(p, g, s, c, sums):
+        return p - g / sums.gradient_sq.sqrt() * c.lr, {}
+
+
+def test_model_scope_sums_over_all_parameters() -> None:
+    """The norm under the step is that of all gradients together."""
+    params = [nn.Parameter(torch.zeros(n)) for n in (3, 1)]
+    for p in params:
+        p.grad = torch.full_like(p, 2.0)
+    RuleOptimizer(params, UnitStep).step()
+    assert torch.allclose(torch.cat([p.detach() for p in params]), torch.full((4,), -0.5))

@@ -87,7 +87,7 @@ def test_resumed_steps_are_the_uninterrupted_ones(spec, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("spec", [*SCHEDULE_FREE, "adamw-schedulefree@bf16"])
+@pytest.mark.parametrize("spec", SCHEDULE_FREE)
 def test_schedule_free_resumes_from_evaluation_mode(spec, dtype):
     """A checkpoint holds x; loaded, train() brings back y bit for bit and the run goes on."""
     params, optimizer = make(spec, dtype=dtype)

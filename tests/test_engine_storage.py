@@ -81,15 +81,16 @@ def test_long_runs_stay_close_to_fp32(spec):
 
 @pytest.mark.parametrize(
     ("spec", "bytes_per_element"),
-    [("adamw", 8), ("adamw@bf16", 4), ("adamw@int8", 2), ("lion@int8", 1), ("adan@int8", 4)],
+    [("adamw", 8), ("adamw@bf16", 6), ("adamw@int8", 5), ("lion@int8", 1), ("adan@int8", 7)],
 )
 def test_state_is_as_small_as_it_says(spec, bytes_per_element):
-    """8 bits cost one byte and one fp32 scale for 256 elements."""
+    """8 bits cost one byte and one fp32 scale for 256 elements; second moments stay in fp32."""
     p = nn.Parameter(torch.ones(64, BLOCK))
     p.grad = torch.ones_like(p)
     optimizer: Any = ob.create_optimizer([p], spec)
     optimizer.step()
-    scales = 4 / BLOCK * bytes_per_element if "int8" in spec else 0
+    coded = {"adamw@int8": 1, "lion@int8": 1, "adan@int8": 3}.get(spec, 0)
+    scales = 4 / BLOCK * coded
     assert optimizer.state_bytes() / p.numel() == bytes_per_element + scales
 
 
@@ -102,21 +103,38 @@ def test_small_tensors_stay_in_fp32_under_int8():
     optimizer.step()
     assert optimizer.state[small]["exp_avg"].dtype is torch.float32
     assert optimizer.state[large]["exp_avg"].dtype is torch.int8
-    assert optimizer.state[large]["exp_avg_sq"].dtype is torch.uint8
 
 
-def test_the_base_sequence_of_schedule_free_stays_exact():
-    """z is a copy of the parameters: its steps are smaller than bf16's resolution of it."""
-    p = nn.Parameter(torch.ones(SMALLEST_INT8))
-    optimizer: Any = ob.create_optimizer([p], "adamw-schedulefree@int8", lr=1e-5)
-    for _ in range(10):
-        p.grad = torch.ones_like(p)
+@pytest.mark.parametrize("storage", ["bf16", "int8"])
+def test_second_moments_shrink_again(storage):
+    """A step moves them by 0.1 %: rounded to bf16 or to codes they would stay up for ever."""
+    moments = {}
+    for spec in ("adamw", f"adamw@{storage}"):
+        p = nn.Parameter(torch.zeros(SMALLEST_INT8))
+        optimizer = ob.create_optimizer([p], spec)
+        for t in range(1500):
+            p.grad = torch.full_like(p, 1.0 if t < 20 else 0.1)
+            optimizer.step()
+        moments[spec] = optimizer.state[p]["exp_avg_sq"]
+    assert torch.equal(moments[f"adamw@{storage}"], moments["adamw"])
+    assert moments["adamw"].max() < 0.02
+
+
+def test_centred_rmsprop_stays_finite_in_low_bits():
+    """A rounded mean above the mean square would make the variance negative, and the root NaN."""
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(SMALLEST_INT8, generator=generator)
+    p = nn.Parameter(torch.zeros(SMALLEST_INT8))
+    optimizer = ob.create_optimizer([p], "rmsprop@int8", centered=True, momentum=0.9, lr=1e-4)
+    for _ in range(60):
+        p.grad = base + 0.02 * torch.randn(SMALLEST_INT8, generator=generator)
         optimizer.step()
-    assert optimizer.state[p]["z"].dtype is torch.float32
-    assert torch.allclose(1 - optimizer.state[p]["z"], torch.full_like(p, 1e-4), rtol=0.02)
+    assert torch.isfinite(p).all()
 
 
-@pytest.mark.parametrize("spec", ["sgd-schedulefree@bf16", "adadelta@int8"])
+@pytest.mark.parametrize(
+    "spec", ["sgd-schedulefree@bf16", "adamw-schedulefree@int8", "adadelta@int8", "adagrad@bf16"]
+)
 def test_storage_without_effect_is_refused(spec):
     """With the name to use instead."""
     name = spec.partition("@")[0]
@@ -130,42 +148,26 @@ def test_int8_is_refused_where_rows_must_stay_whole(spec):
     """With the storage to use instead."""
     name = spec.partition("@")[0]
     p = nn.Parameter(torch.ones(4))
+    momentum = {"adamp": {}, "sgdp": {"momentum": 0.9}, "adafactor": {"beta1": 0.9}}[name]
     with pytest.raises(ValueError, match=rf"'{spec}'.*whole rows or matrices. Use {name}@bf16\."):
-        ob.create_optimizer([p], spec)
+        ob.create_optimizer([p], spec, **momentum)
 
 
-@pytest.mark.parametrize("positive", [False, True])
 @pytest.mark.parametrize("numel", [1, 255, 256, 257, 5000])
-def test_blockwise_codes_are_within_half_a_code(numel, positive):
+def test_blockwise_codes_are_within_half_a_code(numel):
     """Any size, the last block part-filled; each block's extreme comes back almost exactly."""
     values = torch.randn(numel, generator=torch.Generator().manual_seed(numel))
-    values = values.square() if positive else values
-    storage = Blockwise(positive)
+    storage = Blockwise()
     codes, scales = storage.encode(values)
     back = storage.decode((codes, scales), values)
     assert codes.shape == values.shape
     assert scales.shape == (-(-numel // BLOCK),)
     scale = scales.repeat_interleave(BLOCK)[:numel]
-    if positive:
-        error = (back.sqrt() - values.sqrt()).abs() / scale.sqrt()
-        assert error.max() < 1.01 / 255
-        assert error[values.sqrt() > scale.sqrt() / 255].max() < 0.51 / 255
-    else:
-        assert ((back - values).abs() / scale).max() < 0.51 / 127
+    assert ((back - values).abs() / scale).max() < 0.51 / 127
 
 
-def test_a_positive_value_is_never_coded_as_zero():
-    """A second moment that became zero would turn a small gradient into a huge step."""
-    values = torch.tensor([1.0, 1e-12, 0.0])
-    storage = Blockwise(positive=True)
-    back = storage.decode(storage.encode(values), values)
-    assert back[1] > 0
-    assert back[2] == 0
-
-
-@pytest.mark.parametrize("positive", [False, True])
-def test_blocks_of_zeros_stay_zero(positive):
+def test_blocks_of_zeros_stay_zero():
     """The first steps of rarely used embeddings."""
     values = torch.zeros(512)
-    storage = Blockwise(positive)
+    storage = Blockwise()
     assert torch.equal(storage.decode(storage.encode(values), values), values)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from optbench_llm.catalog.entries import ENTRIES
 from optbench_llm.catalog.info import OptimizerInfo
+from optbench_llm.rules.rule import STORAGES
 
 BY_NAME = {entry.name: entry for entry in ENTRIES}
-STORAGES = ("fp32", "bf16", "int8")
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def parse_spec(text: str) -> Spec:
         provider, _, name = spec.partition(":")
         if not provider or not name:
             raise ValueError(f"optimizer {text!r}: expected PROVIDER:NAME, such as torch:AdamW")
-        return Spec(text, name, provider=provider)
+        return Spec(text, name, provider=provider.lower() if "." not in provider else provider)
     *wrappers, last = (part.strip() for part in spec.split("+"))
     if wrappers:
         raise ValueError(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import warnings
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
+from optbench_llm.engine.compiler import compiler_failure
 from optbench_llm.engine.phases import CompiledPhases, Phases, arithmetic_dtype
 from optbench_llm.engine.pieces import Work, pieces, stored_slots, whole
 from optbench_llm.engine.storage import check_storage, storage_for
@@ -34,12 +34,12 @@ class RuleOptimizer(torch.optim.Optimizer):
     go), the slots by name, the rule's carried floats. It is made on the first gradient.
 
     ``engine`` is ``eager`` (bounded pieces, no compiler), ``compiled`` (one function for each
-    distinct shape) or ``auto``: compiled for models of 16 M parameters and more, where a C++
-    compiler is at hand.
+    distinct shape) or ``auto``: compiled for models of 16 M parameters and more, with a warning
+    and eagerly where nothing can be compiled.
 
     Raises ValueError for an unknown hyperparameter, storage or engine and for values out of range;
-    RuntimeError for sparse or complex gradients, for a step in evaluation mode, and for a rule
-    whose curvature estimate was never fed.
+    RuntimeError for sparse or complex gradients, sharded parameters, a step in evaluation mode, and
+    a rule whose curvature estimate was never fed.
     """
 
     def __init__(
@@ -58,8 +58,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         if engine not in ENGINES:
             raise ValueError(f"unknown engine {engine!r}, expected one of {', '.join(ENGINES)}")
         self._asked_engine = engine
-        check_storage(storage, self.spec, rule)
         defaults = check_hyperparameters(self.spec, hyperparameters, rule)
+        check_storage(storage, self.spec, rule, SimpleNamespace(**defaults))
         self._reset_caches()
         super().__init__(params, {**defaults, "conv1d": False, "observations": 0})
 
@@ -68,7 +68,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         self._compiled = CompiledPhases()
         self._phases: dict[Any, Phases] = {}
         self._scalar_types: dict[tuple[str, ...], Any] = {}
-        self._vectors: list[Tensor] = []
+        self._vectors: list[dict[torch.dtype, Tensor]] = []
         self._training = True
 
     def __getstate__(self) -> dict[str, Any]:
@@ -107,13 +107,17 @@ class RuleOptimizer(torch.optim.Optimizer):
         elements = sum(p.numel() for group in self.param_groups for p in group["params"])
         if self._asked_engine == "auto" and elements < COMPILE_FROM_ELEMENTS:
             return "eager"
-        if not shutil.which(os.environ.get("CXX", "g++")) and not shutil.which("clang++"):
-            warnings.warn(
-                "no C++ compiler found, so the optimizer steps eagerly, several times slower;"
-                " install g++ or set CXX"
-            )
-            return "eager"
-        return "compiled"
+        failure = compiler_failure(self.param_groups[0]["params"][0].device)
+        if failure is None:
+            return "compiled"
+        advice = "install g++ and Python's headers, or set CXX"
+        if self._asked_engine == "compiled":
+            raise RuntimeError(f"engine 'compiled' does not work here ({failure}); {advice}")
+        warnings.warn(
+            f"cannot compile ({failure}), so the optimizer steps eagerly, several times slower;"
+            f" {advice}"
+        )
+        return "eager"
 
     @property
     def compile_s(self) -> float:
@@ -121,12 +125,12 @@ class RuleOptimizer(torch.optim.Optimizer):
         return self._compiled.compile_s
 
     def state_bytes(self) -> int:
-        """Bytes of all state tensors."""
+        """Bytes of the slots; what evaluation mode puts aside is not counted."""
         return sum(
             value.numel() * value.element_size()
             for state in self.state.values()
-            for value in state.values()
-            if isinstance(value, Tensor)
+            for name, value in state.items()
+            if _is_tensor(value) and name != TRAIN_POINT
         )
 
     @torch.no_grad()
@@ -137,6 +141,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._check_ready()
+        self._check_gradients()
         works = list(self._works(advance=True))
         sums = self._measure(works) if self.rule.measures else [None] * len(works)
         for work, total in zip(works, sums, strict=True):
@@ -152,6 +157,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         """
         if self.rule.observe is None:
             raise RuntimeError(f"optimizer {self.spec!r} takes in no second gradient")
+        self._check_gradients()
         for work in self._works(advance=False, scale=scale):
             self._run("observe", work)
         for group in self.param_groups:
@@ -226,7 +232,6 @@ class RuleOptimizer(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.grad is None or p.numel() == 0:
                     continue
-                self._check_gradient(p)
                 state = self.state[p]
                 slots = self.rule.slots_for(p.shape, h)
                 phases = self._phases_for(p, slots)
@@ -245,15 +250,17 @@ class RuleOptimizer(torch.optim.Optimizer):
                 p, g = p.detach(), p.grad.detach()
                 yield Work(p, g, slots, phases, stored, scalars, group["conv1d"])
 
-    def _check_gradient(self, p: Tensor) -> None:
-        assert p.grad is not None
-        if p.grad.is_sparse or p.grad.is_complex():
-            kind = "sparse" if p.grad.is_sparse else "complex"
-            raise RuntimeError(
-                f"optimizer {self.spec!r} takes dense real gradients, this one of shape"
-                f" {tuple(p.shape)} is {kind}"
-                + ("; use nn.Embedding(sparse=False)" if p.grad.is_sparse else "")
-            )
+    def _check_gradients(self) -> None:
+        """Refuse what no rule can take, before anything has moved."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None and (p.grad.is_sparse or p.grad.is_complex()):
+                    kind = "sparse" if p.grad.is_sparse else "complex"
+                    raise RuntimeError(
+                        f"optimizer {self.spec!r} takes dense real gradients, this one of shape"
+                        f" {tuple(p.shape)} is {kind}"
+                        + ("; use nn.Embedding(sparse=False)" if p.grad.is_sparse else "")
+                    )
 
     def _phases_for(self, p: Tensor, slots: tuple[Slot, ...]) -> Phases:
         dtype = arithmetic_dtype(p)
@@ -268,6 +275,11 @@ class RuleOptimizer(torch.optim.Optimizer):
         self, state: dict[str, Any], p: Tensor, slots: tuple[Slot, ...], phases: Phases, h: Any
     ) -> None:
         """Make what is missing: all at first, later what a changed hyperparameter asks for."""
+        if isinstance(p, DTensor):
+            raise RuntimeError(
+                f"optimizer {self.spec!r} does not step sharded parameters (FSDP2) in this version;"
+                " use DDP, or a provider's optimizer such as torch:AdamW"
+            )
         state.setdefault("step", 0)
         for name, value in self.rule.carry.items():
             state.setdefault(name, value)
@@ -294,9 +306,12 @@ class RuleOptimizer(torch.optim.Optimizer):
         named = self._scalar_types[names](**numbers)
         if self.engine == "eager":
             return (named,)
+        exact = torch.tensor(named, dtype=torch.float64)
         if position == len(self._vectors):
-            self._vectors.append(torch.empty(len(names)))
-        return named, self._vectors[position].copy_(torch.tensor(named))
+            self._vectors.append({torch.float64: exact, torch.float32: exact.float()})
+        for vector in self._vectors[position].values():
+            vector.copy_(exact)
+        return named, self._vectors[position]
 
     def _measure(self, works: list[Work]) -> list[Tensor | None]:
         """Sums over each tensor, or over the whole model."""
@@ -309,10 +324,9 @@ class RuleOptimizer(torch.optim.Optimizer):
         """Run a phase over all pieces of a parameter; sums of ``measure`` are added up."""
         if self.engine == "compiled":
             p, g, stored = whole(self.rule, work)
-            scalars, vector = work.scalars
-            return self._compiled.call(
-                work.phases, phase, type(scalars), p, g, stored, vector, *rest
-            )
+            scalars, vectors = work.scalars
+            c = vectors[arithmetic_dtype(p)]
+            return self._compiled.call(work.phases, phase, type(scalars), p, g, stored, c, *rest)
         function = getattr(work.phases, phase)
         results = [
             function(p, g, stored, work.scalars[0], *rest)

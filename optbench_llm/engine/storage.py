@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from optbench_llm.rules.rule import Rule, Scope, Slot
+from optbench_llm.rules.rule import STORAGES, Rule, Scope, Slot
 
 BLOCK = 256
 #: Smaller tensors gain nothing from 8 bits and are often the delicate ones (norms, biases).
@@ -60,36 +60,27 @@ class Plain:
 
 @dataclass(frozen=True)
 class Blockwise:
-    """8-bit codes in blocks of 256 with one fp32 scale each, as in Dettmers et al. (2110.02861).
+    """int8 codes in blocks of 256, linear in the block's largest magnitude, one fp32 scale each.
 
-    Signed slots are linear in the block's largest magnitude. Positive ones (second moments) are
-    quadratic, which gives small values finer steps, and never rounded to zero: a second moment that
-    became zero would turn a small gradient into a huge step. Rounding all of them up instead would
-    let no moment shrink again, since a step's decay is smaller than a code.
+    Blocks as in Dettmers et al. (arXiv:2110.02861); their codes are not linear.
     """
 
-    positive: bool
     suffixes: ClassVar[tuple[str, ...]] = ("", "_scale")
 
     def encode(self, value: Tensor) -> tuple[Tensor, ...]:
-        """Codes, int8 or uint8 of the value's flat size, and the scales, one a block."""
+        """Codes of the value's flat size, and the scales, one a block."""
         flat = value.reshape(-1).float()
         blocks = pad(flat, (0, -flat.numel() % BLOCK)).view(-1, BLOCK)
         scale = blocks.abs().amax(1, keepdim=True)
         unit = blocks / scale.clamp(min=torch.finfo(torch.float32).tiny)
-        if self.positive:
-            smallest = (unit > 0).to(unit.dtype)
-            codes = (unit.clamp(min=0).sqrt() * 255).round().maximum(smallest).to(torch.uint8)
-        else:
-            codes = (unit * 127).round().to(torch.int8)
+        codes = (unit * 127).round().to(torch.int8)
         return codes.view(-1)[: flat.numel()], scale.view(-1)
 
     def decode(self, parts: Sequence[Tensor], like: Tensor) -> Tensor:
         """Codes times scales."""
         codes, scale = parts
-        blocks = pad(codes, (0, -codes.numel() % BLOCK)).view(-1, BLOCK).to(like.dtype)
-        unit = (blocks / 255).square() if self.positive else blocks / 127
-        return (unit * scale[:, None]).view(-1)[: codes.numel()].view(like.shape)
+        blocks = pad(codes, (0, -codes.numel() % BLOCK)).view(-1, BLOCK).to(like.dtype) / 127
+        return (blocks * scale[:, None]).view(-1)[: codes.numel()].view(like.shape)
 
     def cut(self, parts: Sequence[Tensor], start: int, stop: int) -> tuple[Tensor, ...]:
         """Flat views; ``start`` must be a multiple of the block."""
@@ -98,21 +89,21 @@ class Blockwise:
         return codes[start:stop], scale[start // BLOCK : -(-stop // BLOCK)]
 
 
-STORAGES = ("fp32", "bf16", "int8")
-
-
-def check_storage(storage: str, optimizer: str, rule: type[Rule]) -> None:
-    """Raise ValueError where a rule's slots cannot lie in this storage."""
+def check_storage(storage: str, optimizer: str, rule: type[Rule], h: Any) -> None:
+    """Raise ValueError where a rule's slots cannot lie in this storage, or none of them would."""
     if storage not in STORAGES:
         raise ValueError(
             f"optimizer {optimizer!r}: unknown storage {storage!r}, expected one of "
             + ", ".join(STORAGES)
         )
+    if storage == "fp32":
+        return
     name = optimizer.partition("@")[0]
-    if storage != "fp32" and all(slot.delicate for slot in rule.slots):
+    used = (*rule.slots_for((2, 2), h), *rule.slots_for((2,), h))
+    if not any(_bears_rounding(slot) for slot in used):
         raise ValueError(
             f"optimizer {optimizer!r}: its whole state needs full precision, storage {storage!r}"
-            f" would change nothing or ruin it. Use {name}."
+            f" would change nothing. Use {name}."
         )
     flat = rule.scope in (Scope.ELEMENT, Scope.TENSOR) and not rule.by_channel
     if storage == "int8" and not flat:
@@ -123,9 +114,18 @@ def check_storage(storage: str, optimizer: str, rule: type[Rule]) -> None:
 
 
 def storage_for(slot: Slot, storage: str, p: Tensor, dtype: torch.dtype) -> Storage:
-    """The storage of one slot of one parameter; what is small or delicate stays as it is."""
-    if slot.shape != "full" or slot.delicate or storage == "fp32":
+    """The storage of one slot of one parameter: low-bit only where the slot bears rounding."""
+    if storage == "fp32" or not _bears_rounding(slot):
         return Plain(dtype)
     if storage == "bf16":
         return Plain(torch.bfloat16)
-    return Plain(dtype) if p.numel() < SMALLEST_INT8 else Blockwise(slot.positive)
+    return Plain(dtype) if p.numel() < SMALLEST_INT8 else Blockwise()
+
+
+def _bears_rounding(slot: Slot) -> bool:
+    """Whether the slot may lie in 16 or 8 bits.
+
+    Second moments and the like (``positive``) may not: a step moves them by 0.1 %, less than half a
+    unit of bf16's last place, so that rounded to nearest they would never shrink again.
+    """
+    return slot.shape == "full" and not slot.delicate and not slot.positive

@@ -23,11 +23,7 @@ class AdaDelta(Rule):
     The paper has no lr: use about 1.
     """
 
-    # An error of square_avg compounds: acc_delta feeds on the steps that it scales.
-    slots = (
-        Slot("square_avg", positive=True, delicate=True),
-        Slot("acc_delta", positive=True, delicate=True),
-    )
+    slots = (Slot("square_avg", positive=True), Slot("acc_delta", positive=True))
     defaults = {"lr": 1.0, "rho": 0.9, "eps": 1e-6, "weight_decay": 0.0}
 
     @staticmethod

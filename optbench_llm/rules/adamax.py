@@ -22,8 +22,7 @@ class AdaMax(Rule):
     The :math:`\epsilon` in the maximum is torch's; the paper has none.
     """
 
-    # Its decay is smaller than bf16 can tell: in 16 bits the maximum would never shrink.
-    slots = (Slot("exp_avg"), Slot("exp_inf", positive=True, delicate=True))
+    slots = (Slot("exp_avg"), Slot("exp_inf", positive=True))
     defaults = {"lr": 2e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
 
     @staticmethod

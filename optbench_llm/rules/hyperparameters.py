@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -25,12 +26,13 @@ class Interval:
 
     def accepts(self, value: Any) -> bool:
         """Whether value is a number of this interval."""
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
             return False
-        if self.integer and not isinstance(value, int):
+        if self.integer and not isinstance(value, numbers.Integral):
             return False
-        above = value > self.low if self.open_low else value >= self.low
-        below = value < self.high if self.open_high else value <= self.high
+        number = float(value)
+        above = number > self.low if self.open_low else number >= self.low
+        below = number < self.high if self.open_high else number <= self.high
         return above and below
 
     def __str__(self) -> str:
@@ -135,8 +137,17 @@ def check_hyperparameters(
                 f" It accepts: {accepted}."
             )
     merged = {**rule.defaults, **given}
-    merged = {k: tuple(v) if isinstance(v, list) else v for k, v in merged.items()}
+    merged = {name: _plain(value) for name, value in merged.items()}
     conflict = rule.conflict(SimpleNamespace(**merged))
     if conflict:
         raise ValueError(f"optimizer {optimizer!r}: {conflict}")
     return merged
+
+
+def _plain(value: Any) -> Any:
+    """Tuples for lists and Python's numbers for numpy's, so that a state_dict holds plain types."""
+    if isinstance(value, (list, tuple)):
+        return tuple(_plain(item) for item in value)
+    if isinstance(value, numbers.Real) and not isinstance(value, (bool, int, float)):
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
+    return value

@@ -22,7 +22,12 @@ class RMSprop(Rule):
     Centered subtracts the square of the gradient's running mean from :math:`v_t` under the root.
     """
 
-    slots = (Slot("square_avg", positive=True), Slot("grad_avg"), Slot("momentum_buffer"))
+    # A rounded mean could exceed the mean square, and the variance between them turn negative.
+    slots = (
+        Slot("square_avg", positive=True),
+        Slot("grad_avg", delicate=True),
+        Slot("momentum_buffer"),
+    )
     defaults = {
         "lr": 1e-3,
         "alpha": 0.99,

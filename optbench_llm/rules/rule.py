@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Initial = Callable[["Tensor", "Tensor", Any], "Tensor"]
+#: How a slot may lie in memory.
+STORAGES = ("fp32", "bf16", "int8")
 Update = tuple["Tensor", dict[str, "Tensor"]]
 
 
@@ -34,7 +36,7 @@ class Slot:
     ``shape`` says how it follows the parameter's: ``full`` (the same), ``row`` (without the last
     dimension), ``column`` (without the last but one) or ``scalar`` (0-dim). ``positive`` promises
     values >= 0. ``delicate`` keeps the slot out of 16 and 8 bits, where rounding would swallow its
-    steps, which are far smaller than itself, or let its errors compound.
+    steps, which are far smaller than itself.
     ``initial(parameter, gradient, hyperparameters)`` gives the first value, zeros where it is None.
     """
 

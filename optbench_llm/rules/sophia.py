@@ -22,7 +22,8 @@ class Sophia(Rule):
 
     :math:`\hat g_t` is the gradient of the mean loss over N tokens whose labels were sampled from
     the model itself (Gauss-Newton-Bartlett, paper's algorithm 2). The program ``sophia-g`` makes
-    it; without a Trainer, feed it through ``optimizer.observe(scale=N)``.
+    it; without a Trainer, feed it through ``optimizer.observe(scale=N)``. Where a parameter had no
+    gradient in an estimate, h stays 0 and it takes full sign steps until the next one.
     """
 
     program = "sophia-g"
