@@ -36,7 +36,7 @@ def workers_of(pid: int) -> list[psutil.Process]:
     return [
         child
         for child in psutil.Process(pid).children(recursive=True)
-        if "optbench_llm.leaderboard.worker" in child.cmdline()
+        if "optbench_llm.leaderboard.worker" in " ".join(child.cmdline())
     ]
 
 

@@ -21,8 +21,10 @@ from optbench_llm.models.locate import RANDOM, locate
 _STORAGE_BYTES = {None: 4.0, "bf16": 2.0, "int8": 1.0}
 _WEIGHT_AND_GRADIENT_BYTES = 8
 _START_S = 8.0
-# Training reaches about this share of a large matrix product's speed; small models less.
-_EFFICIENCY = 0.4
+# Training a small model reaches about this share of a large matrix product's speed.
+_EFFICIENCY = 0.25
+# What a process with torch and transformers occupies before it holds a model.
+_LIBRARIES_BYTES = 0.5 * 2**30
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def estimate(plan: Plan, store: Store, workers: int) -> Estimate:
         return Estimate(None, None, "finish one trial, and it will be taken from that")
     trial_s = _flops(plan, parameters, steps) / (_matmul_flops_per_s() * _EFFICIENCY)
     state = max(_state_bytes_per_param(trial) for trial in missing)
-    memory = parameters * (_WEIGHT_AND_GRADIENT_BYTES + state)
+    memory = _LIBRARIES_BYTES + parameters * (_WEIGHT_AND_GRADIENT_BYTES + state)
     basis = f"rough, from {parameters / 1e6:.1f} M parameters, without activations"
     return Estimate(_START_S + trial_s * rounds * workers, memory, basis)
 

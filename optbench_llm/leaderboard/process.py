@@ -19,6 +19,11 @@ from pathlib import Path
 from typing import Any
 
 EXITED = "exited"
+# The parent's own search path: with -m, a folder datasets/ beside the user would be imported.
+_WORKER = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from optbench_llm.leaderboard.worker import main; main()"
+)
 
 
 class WorkerProcess:
@@ -44,7 +49,7 @@ class WorkerProcess:
         }
         with open(log, "a", encoding="utf-8") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "optbench_llm.leaderboard.worker"],
+                [sys.executable, "-c", _WORKER, json.dumps(sys.path)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

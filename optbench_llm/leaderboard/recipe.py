@@ -193,9 +193,10 @@ _SECTIONS: dict[str, type[BaseModel]] = {
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Names and files of the recipes that come with the package (wheel or checkout)."""
-    folders = (PACKAGE.parent / "recipes", PACKAGE / "recipes")
-    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+    """Names and files of the recipes that come with the package, in a wheel or in a checkout."""
+    in_wheel, in_checkout = PACKAGE / "recipes", PACKAGE.parent / "recipes"
+    folder = in_wheel if in_wheel.is_dir() else in_checkout
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def load_recipe(name_or_path: str) -> Recipe:

@@ -89,7 +89,3 @@ def _listen(stdin: IO[str], commands: queue.Queue[dict[str, Any]]) -> None:
     if os.getpgid(0) == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
-
-
-if __name__ == "__main__":
-    main()
