@@ -31,6 +31,7 @@ def make(spec: str, shapes: Any = SHAPES, dtype: torch.dtype = torch.float32) ->
 def test_nothing_recompiles_after_the_first_step(name, phases):
     """lr, step counts, pauses and other changed hyperparameters are data, not code."""
     params, optimizer = make(name)
+    assert optimizer.engine == "compiled"  # asks, by compiling a line once a process
     before = graphs()
     take_step(optimizer, params, SHAPES, 1)
     assert graphs() - before == phases * len(SHAPES)
