@@ -19,8 +19,10 @@ from optbench_llm.leaderboard.trial import TrialSpec
 from optbench_llm.models.locate import RANDOM, locate
 
 _STORAGE_BYTES = {None: 4.0, "bf16": 2.0, "int8": 1.0}
-_WEIGHT_AND_GRADIENT_BYTES = 8
+# The untouched weights, those in training, and their gradient.
+_WEIGHTS_AND_GRADIENT_BYTES = 12
 _START_S = 8.0
+_CALIBRATION_S = 0.3
 # Training a small model reaches about this share of a large matrix product's speed.
 _EFFICIENCY = 0.25
 # What a process with torch and transformers occupies before it holds a model.
@@ -60,7 +62,7 @@ def estimate(plan: Plan, store: Store, workers: int) -> Estimate:
         return Estimate(None, None, "finish one trial, and it will be taken from that")
     trial_s = _flops(plan, parameters, steps) / (_matmul_flops_per_s() * _EFFICIENCY)
     state = max(_state_bytes_per_param(trial) for trial in missing)
-    memory = _LIBRARIES_BYTES + parameters * (_WEIGHT_AND_GRADIENT_BYTES + state)
+    memory = _LIBRARIES_BYTES + parameters * (_WEIGHTS_AND_GRADIENT_BYTES + state)
     basis = f"rough, from {parameters / 1e6:.1f} M parameters, without activations"
     return Estimate(_START_S + trial_s * rounds * workers, memory, basis)
 
@@ -74,11 +76,11 @@ def _flops(plan: Plan, parameters: int, steps: int) -> float:
 
 
 def _matmul_flops_per_s() -> float:
-    """Speed of a matrix product on this machine's processor, best of a few."""
-    size, best_s = 768, math.inf
+    """Speed of a matrix product on this processor: the best of many, since other work disturbs."""
+    size, best_s = 384, math.inf
     matrix = np.ones((size, size), dtype=np.float32)
-    for _ in range(6):
-        began = time.perf_counter()
+    end = time.perf_counter() + _CALIBRATION_S
+    while (began := time.perf_counter()) < end:
         np.matmul(matrix, matrix)
         best_s = min(best_s, time.perf_counter() - began)
     return 2 * size**3 / best_s
