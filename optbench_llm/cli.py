@@ -101,7 +101,7 @@ def leaderboard(
     ] = None,
     store: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder of the results [default: runs/<recipe>]."),
+        typer.Option(metavar="DIR", help="Folder of the results (default: runs/RECIPE)."),
     ] = None,
     workers: Annotated[
         int, typer.Option(min=1, help="Processes that share the cores; 1 gives the best timings.")
