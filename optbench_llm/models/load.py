@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -17,8 +17,9 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from optbench_llm.models.explain import blaming, check_causal
 from optbench_llm.models.fingerprint import model_fingerprint
-from optbench_llm.models.fresh import find_architecture
+from optbench_llm.models.fresh import find_architecture, read_config
 from optbench_llm.models.gguf import dequantized
 from optbench_llm.models.locate import RANDOM, locate
 
@@ -62,19 +63,27 @@ def load_model(name: str, *, seed: int = 0) -> LoadedModel:
 def _pretrained(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     files = locate(name)
     folder = dequantized(files.path) if files.is_gguf else files.path
-    try:
+    check_causal(read_config(folder / "config.json", name), name)
+    with blaming(f"model {name!r}: the weights or the config in {folder} are damaged"):
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"model {name!r}: the files in {folder} are damaged: {error}") from error
-    return model, AutoTokenizer.from_pretrained(folder)
+    return model, _tokenizer(folder, name)
+
+
+def _tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
+    with blaming(f"model {name!r}: the tokenizer's files in {folder} are damaged"):
+        return AutoTokenizer.from_pretrained(folder)
 
 
 def _fresh(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     architecture = find_architecture(name)
-    tokenizer = AutoTokenizer.from_pretrained(architecture.tokenizer_folder)
-    config = AutoConfig.for_model(**architecture.config)
+    check_causal(architecture.config, name)
+    unfit = f"model {name!r}: its config.json describes no model that can be made"
+    with blaming(unfit):
+        config = AutoConfig.for_model(**architecture.config)
+    tokenizer = _tokenizer(architecture.tokenizer_folder, name)
     config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32), tokenizer
+    with blaming(unfit):
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32), tokenizer
 
 
 @contextmanager

