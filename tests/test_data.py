@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from pydantic import ValidationError
 from transformers import AutoTokenizer
 
 from optbench_llm.data import DataSettings, data_fingerprint, load_data, make_collator
+from optbench_llm.data import fingerprint as fingerprint_module
+from optbench_llm.data import records as records_module
 from optbench_llm.data.prompts import prompt_of
 from optbench_llm.data.records import Record
 from optbench_llm.data.split import split_records
@@ -215,7 +218,7 @@ def test_block_size_beyond_the_model_is_refused(data_file, tokenizer) -> None:
 def test_a_damaged_cache_is_rebuilt(data_file, tokenizer, cache_folder) -> None:
     """Neither a cut nor a flipped byte in any cached file changes a result."""
     before = load_data(settings(data_file), tokenizer)
-    files = [path for path in cache_folder.rglob("*") if path.is_file()]
+    files = [path for path in cache_folder.glob("*/*") if path.name != ".lock"]
     assert len(files) == 2
     for damage in (lambda content: content[: len(content) // 2], lambda c: c[:-1] + b"?"):
         for path in files:
@@ -246,7 +249,10 @@ def test_an_unwritable_cache_says_what_to_set(tmp_path, data_file, monkeypatch) 
         data_fingerprint(settings(data_file))
 
 
+DEEP = "[" * 100_000
 BAD_FILES = {
+    "deep.json": (DEEP, r"deep\.json: nested too deeply; expected objects with 'instruction'"),
+    "deep.jsonl": (f"{{}}\n{DEEP}", r"deep\.jsonl, line 2: nested too deeply"),
     "cut.json": ('[{"instruction": "a",\n "output": "b"},\n {"instruction"', r"cut\.json, line 3"),
     "lines.json": ('{"a": 1}\n{"a": 2}\n', r"lines\.json, line 2.*name it \.jsonl"),
     "cut.jsonl": ('{"instruction": "a", "output": "b"}\n\n{"instr', r"cut\.jsonl, line 3"),
@@ -272,6 +278,61 @@ def test_bytes_that_are_not_utf8_are_named_with_their_line(tmp_path) -> None:
     (tmp_path / "latin.jsonl").write_bytes('{}\n{"instruction": "é"}'.encode("latin-1"))
     with pytest.raises(ValueError, match=r"latin\.jsonl, line 2: not UTF-8"):
         data_fingerprint(settings(tmp_path / "latin.jsonl"))
+
+
+def test_numbers_do_not_matter_however_long(tmp_path) -> None:
+    """Python's limit on the digits of an integer is none of the data's; an answer is a string."""
+    long = "9" * 5000
+    lines = [json.dumps(record)[:-1] + f', "id": {long}}}' for record in RECORDS]
+    file = tmp_path / "long.jsonl"
+    file.write_text("\n".join(lines))
+    clean = write(tmp_path / "clean.jsonl", RECORDS)
+    assert data_fingerprint(settings(file)) == data_fingerprint(settings(clean))
+    file.write_text(f'{{"instruction": "Count.", "output": {long}}}')
+    with pytest.raises(ValueError, match="'output' that is no string"):
+        data_fingerprint(settings(file))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("~nobody-of-that-name/x.json", "the folder ~nobody-of-that-name does not exist"),
+        ("x" * 300, "cannot be looked up: File name too long"),
+        ("x" * 300 + ".json", "cannot be looked up: File name too long"),
+        ("a\0b.json", "cannot be looked up: embedded null byte"),
+    ],
+)
+def test_an_impossible_name_is_an_error_that_repeats_it(name, message) -> None:
+    """Whatever is typed or pasted as a source."""
+    with pytest.raises(ValueError, match=message):
+        data_fingerprint(settings(name))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize("what", [".", "count.json"])
+def test_what_may_not_be_read_is_named(what, data_file) -> None:
+    """A file or its folder without permission."""
+    forbidden = data_file.parent / what
+    mode = forbidden.stat().st_mode
+    forbidden.chmod(0)
+    try:
+        with pytest.raises(ValueError, match=r"count\.json.*Permission denied"):
+            data_fingerprint(settings(data_file))
+    finally:
+        forbidden.chmod(mode)
+
+
+def test_counts_of_an_older_checker_are_not_used(data_file, monkeypatch) -> None:
+    """After an upgrade that checks otherwise, unchanged data is checked anew."""
+    before = data_fingerprint(settings(data_file))
+    monkeypatch.setattr(fingerprint_module, "_checker_version", lambda: "another")
+    monkeypatch.setattr(records_module, "_check", lambda value: "with a flaw")
+    fingerprint_module._read_records.cache_clear()
+    with pytest.raises(ValueError, match="with a flaw"):
+        data_fingerprint(settings(data_file))
+    monkeypatch.undo()
+    fingerprint_module._read_records.cache_clear()
+    assert data_fingerprint(settings(data_file)) == before
 
 
 BAD_RECORDS = {

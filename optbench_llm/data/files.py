@@ -26,7 +26,9 @@ def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
     if not text.strip():
         raise ValueError(f"{path} is empty: expected a JSON list; {EXPECTED}")
     try:
-        values = json.loads(text)
+        values = _parse(text)
+    except RecursionError as error:
+        raise ValueError(f"{path}: nested too deeply; {EXPECTED}") from error
     except json.JSONDecodeError as error:
         hint = " (is this one object a line? then name it .jsonl)" if _is_lines(text) else ""
         raise ValueError(
@@ -44,7 +46,9 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
         if not line.strip():
             continue
         try:
-            yield f"line {number}", json.loads(line)
+            yield f"line {number}", _parse(line)
+        except RecursionError as error:
+            raise ValueError(f"{path}, line {number}: nested too deeply; {EXPECTED}") from error
         except json.JSONDecodeError as error:
             raise ValueError(
                 f"{path}, line {number}, column {error.colno}: not valid JSON: {error.msg}; "
@@ -72,7 +76,10 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _text(path: Path) -> str:
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -80,9 +87,14 @@ def _text(path: Path) -> str:
         raise ValueError(f"{path}, line {line}: not UTF-8; convert the file to UTF-8") from error
 
 
+def _parse(text: str) -> Any:
+    # No number is of use here, and int refuses one of thousands of digits.
+    return json.loads(text, parse_int=float)
+
+
 def _is_lines(text: str) -> bool:
     first = text.lstrip().split("\n", 1)[0]
     try:
-        return isinstance(json.loads(first), dict)
-    except json.JSONDecodeError:
+        return isinstance(_parse(first), dict)
+    except (json.JSONDecodeError, RecursionError):
         return False

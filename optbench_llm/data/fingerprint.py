@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from hashlib import sha256
 
 from optbench_llm.cache import cache_dir, read_checked, write_checked
+from optbench_llm.data import files, records, sources
 from optbench_llm.data.prompts import TEMPLATES
 from optbench_llm.data.records import Record, RecordReport, check_records
 from optbench_llm.data.settings import DataSettings
@@ -52,20 +54,27 @@ def summarise(settings: DataSettings) -> Summary:
         ValueError: as ``data_fingerprint``.
     """
     location = locate(settings.source)
-    memo = cache_dir() / "records" / f"{sha256(location.version.encode()).hexdigest()}.json"
+    key = sha256(f"{_checker_version()}\0{location.version}".encode()).hexdigest()
+    memo = cache_dir() / "records" / f"{key}.json"
     if stored := read_checked(memo):
         facts = json.loads(stored)
         report = RecordReport(location.name, **facts["report"])
         summary = Summary(facts["digest"], report)
     else:
-        records, report = _read_records(location)
-        digest = sha256(b"".join(record.digest for record in records)).hexdigest()
+        found, report = _read_records(location)
+        digest = sha256(b"".join(record.digest for record in found)).hexdigest()
         summary = Summary(digest, report)
         facts = asdict(summary)
         del facts["report"]["source"]  # the same file may be called by another name
         write_checked(memo, json.dumps(facts).encode())
     _refuse_bad_data(summary.report, settings)
     return summary
+
+
+@cache
+def _checker_version() -> str:
+    """Changes with the code that reads and checks: what an older one counted is counted anew."""
+    return "".join(inspect.getsource(module) for module in (sources, files, records))
 
 
 def read_records(settings: DataSettings) -> list[Record]:
@@ -75,8 +84,8 @@ def read_records(settings: DataSettings) -> list[Record]:
 
 @lru_cache(maxsize=1)  # the summary and then the tokenization read the same source
 def _read_records(location: Location) -> tuple[list[Record], RecordReport]:
-    records, report = check_records(read(location), location.name)
-    return sorted(records, key=lambda record: record.digest), report
+    found, report = check_records(read(location), location.name)
+    return sorted(found, key=lambda record: record.digest), report
 
 
 def _refuse_bad_data(report: RecordReport, settings: DataSettings) -> None:

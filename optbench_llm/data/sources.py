@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from typing import Any
 
 from optbench_llm.data.files import SUFFIXES, read_file
 from optbench_llm.hub import looks_like_hub_id, snapshot
+from optbench_llm.paths import listing, names_in, nearby, user_path
 
 PYDOCS = "optbench:pydocs"
 OFFLINE_HINT = f"To run offline, give a {', '.join(SUFFIXES)} file, or use {PYDOCS!r}."
@@ -42,16 +41,16 @@ def locate(source: str) -> Location:
         return _locate_pydocs()
     if source.startswith("optbench:"):
         raise ValueError(f"no embedded data set {source!r}: the only one is {PYDOCS!r}")
-    path = Path(source).expanduser()
+    path = user_path(source)
     if path.is_dir():
-        inside = [p.name for p in sorted(path.iterdir()) if p.suffix in SUFFIXES]
-        raise ValueError(f"{source} is a folder: name one file ({_listing(inside)})")
+        inside = [name for name in names_in(path) if name.endswith(SUFFIXES)]
+        raise ValueError(f"{source} is a folder: name one file ({listing(inside, SUFFIXES)})")
     if path.exists():
         if path.suffix not in SUFFIXES:
             raise ValueError(f"{source}: expected a file that ends in {', '.join(SUFFIXES)}")
         return Location(source, (path,), _version([path]))
     if path.suffix in SUFFIXES or not looks_like_hub_id(source):
-        raise ValueError(_missing(source, path))
+        raise ValueError(f"no data file {source}: {nearby(path, SUFFIXES)}")
     return _locate_on_hub(source)
 
 
@@ -103,19 +102,3 @@ def _version(files: list[Path]) -> str:
         line = f"{file.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
         hasher.update(line.encode("utf-8", "surrogateescape"))
     return hasher.hexdigest()
-
-
-def _missing(source: str, path: Path) -> str:
-    message = f"no data file {source}"
-    if not path.parent.is_dir():
-        return f"{message}: the folder {path.parent} does not exist"
-    names = os.listdir(path.parent)
-    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
-    near = near or sorted(name for name in names if Path(name).suffix in SUFFIXES)
-    return f"{message}: in {path.parent} there is {_listing(near)}"
-
-
-def _listing(names: list[str]) -> str:
-    if not names:
-        return f"no {', '.join(SUFFIXES)} file"
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
