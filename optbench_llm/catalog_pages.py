@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from optbench_llm.catalog import OptimizerInfo, list_optimizers, optimizer_info
 
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
 MISSING = "–"
+UNBOUNDED = 1000
 
 
 def list_json(pattern: str, category: str | None, scope: str | None) -> list[dict[str, Any]]:
@@ -41,34 +47,9 @@ def print_list(pattern: str, category: str | None, scope: str | None) -> None:
     Raises:
         ValueError: nothing matches.
     """
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
     rows = list_json(pattern, category, scope)
-    console = Console()
-    wide = console.width >= 112
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-    table.add_column("name", no_wrap=True, style="bold")
-    if wide:
-        table.add_column("title", no_wrap=True)
-    table.add_column("category", no_wrap=True)
-    table.add_column("scope")
-    table.add_column("lr", justify="right")
-    table.add_column("published*", justify="right")
-    table.add_column("year", justify="right")
-    for row in rows:
-        published = row["published_loss"]
-        table.add_row(
-            row["name"],
-            *([row["title"]] if wide else []),
-            row["category"],
-            row["scope"],
-            f"{row['lr']:g}",
-            MISSING if published is None else f"{published:.4f}",
-            str(row["year"]),
-        )
-    console.print(table)
+    console = _console()
+    console.print(fitting_table(rows, console))
     console.print(
         "lr: the declared one. *: train loss of GPT-2 on Alpaca as LMFlow published it in 2024.",
         style="dim",
@@ -77,27 +58,78 @@ def print_list(pattern: str, category: str | None, scope: str | None) -> None:
     console.print("optbench-llm info NAME tells more about one of them.", highlight=False)
 
 
+def fitting_table(rows: list[dict[str, Any]], console: Console) -> Table:
+    """The rows of ``list_json``; where they are too wide, the least telling columns go, whole."""
+    unbounded = console.options.update(max_width=UNBOUNDED)
+    headings = list(_COLUMNS)
+    for heading in _FIRST_TO_GO:
+        table = _table(rows, headings)
+        if console.measure(table, options=unbounded).maximum <= console.width:
+            return table
+        headings.remove(heading)
+    return _table(rows, headings)
+
+
+def _table(rows: list[dict[str, Any]], headings: Sequence[str]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    for heading in headings:
+        style = "bold" if heading == "name" else ""
+        justify = "right" if heading in _NUMBERS else "left"
+        table.add_column(heading, no_wrap=True, style=style, justify=justify)
+    for row in rows:
+        table.add_row(*[_COLUMNS[heading](row) for heading in headings])
+    return table
+
+
+def _published(row: dict[str, Any]) -> str:
+    loss = row["published_loss"]
+    return MISSING if loss is None else f"{loss:.4f}"
+
+
+_COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "name": lambda row: row["name"],
+    "title": lambda row: row["title"],
+    "category": lambda row: row["category"],
+    "scope": lambda row: row["scope"],
+    "lr": lambda row: f"{row['lr']:g}",
+    "published*": _published,
+    "year": lambda row: str(row["year"]),
+}
+_NUMBERS = ("lr", "published*", "year")
+_FIRST_TO_GO = ("title", "year", "category", "scope", "published*")
+
+
+def _console() -> Console:
+    """As wide as the terminal; in a file or a pipe, lines end where the text does."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=UNBOUNDED)
+
+
 def print_info(name: str) -> None:
     """Print all that the catalog knows of one optimizer.
 
     Raises:
         ValueError: no optimizer of that name.
     """
-    from rich.console import Console
     from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
     info = optimizer_info(name)
-    console = Console()
+    console = _console()
     console.print(Text(info.name, style="bold") + Text(f"   {info.title}"))
     grid = Table.grid(padding=(0, 2, 0, 0))
     for key, value in _facts(info):
         grid.add_row(Text(key, style="dim"), Text(value))
-    console.print(Padding(grid, (0, 0, 0, 2)))
+    console.print(Padding.indent(grid, 2))
     if info.rule:
         console.print()
-        console.print(Padding(Text(info.equations.strip()), (0, 0, 0, 2)))
+        console.print(Padding.indent(Text(info.equations.strip()), 2))
 
 
 def _facts(info: OptimizerInfo) -> list[tuple[str, str]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +26,9 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point of ``optbench-llm`` and ``python -m optbench_llm``."""
+    # A terminal or pipe that is not UTF-8 gets "?" for a dash instead of a traceback.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     app()
 
 
@@ -30,9 +36,18 @@ def main() -> None:
 def _users_fault_without_traceback() -> Iterator[None]:
     try:
         yield
-    except ValueError as error:
-        typer.echo(f"error: {error}", err=True)
+    except (ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EPIPE:
+            raise  # the reader of a pipe has seen enough: typer ends in silence
+        typer.echo(f"error: {_message(error)}", err=True)
         raise typer.Exit(2) from None
+
+
+def _message(error: ValueError | OSError) -> str:
+    """The error's own words; of one that the system raised, the file and the reason."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
 
 
 def _print_version(asked: bool) -> None:
@@ -85,9 +100,10 @@ def info(name: Annotated[str, typer.Argument(help="An optimizer's name or spec."
 )
 def finetune(context: typer.Context) -> None:
     """Fine-tune one model with one optimizer; takes every TrainingArguments flag."""
-    from optbench_llm.finetune import main as run_finetune
+    with _users_fault_without_traceback():
+        from optbench_llm.finetune import main as run_finetune
 
-    run_finetune(context.args)
+        run_finetune(context.args)
 
 
 @app.command()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import optbench_llm
 from optbench_llm.catalog import published_optimizers
+from optbench_llm.catalog_pages import fitting_table, list_json
 from optbench_llm.cli import split_specs
 
 HEAVY = ["torch", "transformers", "datasets", "accelerate", "pandas", "pydantic", "rich", "numpy"]
@@ -120,6 +125,44 @@ def test_list_gives_every_published_row_with_its_figure():
     text = run("list", "*lion*").stdout
     assert "lion-8bit" in text
     assert "adamw" not in text
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 140])
+def test_a_narrow_terminal_gets_fewer_columns_of_the_list_and_none_cut(width):
+    """What stands in a cell stands there whole; the name is always there."""
+    rows = list_json("*", None, None)
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    console.print(fitting_table(rows, console))
+    text = console.file.getvalue()
+    assert "…" not in text
+    heading, _, *lines = filter(str.strip, text.splitlines())
+    assert len(lines) == len(rows)
+    shown = heading.split()
+    assert ("published*" in shown) == (width >= 40)
+    assert ("category" in shown) == (width >= 80)
+    assert ("title" in shown) == (width >= 140)
+    assert all(line.split()[0] == row["name"] for line, row in zip(lines, rows, strict=True))
+
+
+def test_a_pipe_gets_whole_lines_in_any_encoding():
+    """No width of a terminal applies, and no character ends the program."""
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1", "COLUMNS": "40"}
+    done = run("list", env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "title" in done.stdout
+    assert "adaptive lr + plain gradient" in done.stdout
+    done = run("info", "sophia", env=environment)
+    assert max(map(len, done.stdout.splitlines())) > 80
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_one_line():
+    """What the system refuses is no traceback either."""
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-u", "-m", "optbench_llm", "list"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr.strip() == "error: No space left on device"
 
 
 def test_info_shows_equations_paper_and_state():
