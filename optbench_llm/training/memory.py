@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import resource
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -15,22 +17,29 @@ _RESET_PEAK = "5"
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start a new stretch. Where the kernel cannot, the CPU's peak stays that of the process."""
+    """Start a new stretch.
+
+    On the CPU only Linux can, and not where ``/proc`` is read-only, as in some containers. There
+    the peak stays that of the process so far: in a warm worker no later trial's figure can be
+    below an earlier one's.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    elif _CLEAR_REFS.exists():
-        try:
+    else:
+        with suppress(OSError):
             _CLEAR_REFS.write_text(_RESET_PEAK)
-        except OSError:
-            return
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Peak since :func:`reset_peak_memory`: resident set on the CPU, allocated memory on a GPU."""
+    """Peak since :func:`reset_peak_memory`: allocated memory on a GPU, resident set on the CPU.
+
+    On the CPU it is an upper bound where that function cannot start a new stretch.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if _STATUS.exists():
         found = re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text())
         if found:
             return int(found.group(1)) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # bytes there, KiB elsewhere
