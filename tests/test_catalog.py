@@ -12,6 +12,7 @@ from transformers.training_args import OptimizerNames
 import optbench_llm as ob
 from optbench_llm.catalog import parse_spec, published_optimizers
 from optbench_llm.catalog.info import ADAPTIVE, ADAPTIVE_PLAIN, ESTIMATED, MOMENTUM
+from optbench_llm.catalog.transformers_names import TRANSFORMERS_NAMES
 
 PUBLISHED = {
     "RMSprop": 2.4016,
@@ -188,3 +189,22 @@ print(json.dumps([len(names), sorted(heavy & set(sys.modules))]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == [24, []]
+
+
+def test_the_list_of_transformers_names_is_theirs():
+    """Ours is typed off, so that parsing a spec need not import transformers."""
+    assert {member.value for member in OptimizerNames} == TRANSFORMERS_NAMES
+
+
+def test_a_typo_is_reported_without_importing_torch():
+    """In a blink, not after seconds of imports."""
+    script = (
+        "import sys\n"
+        "from optbench_llm.catalog import parse_spec\n"
+        "try:\n    parse_spec('addam')\n"
+        "except ValueError as error:\n    print(error, 'torch' in sys.modules)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "Nearest: adam" in run.stdout
+    assert "adamw" in run.stdout
+    assert run.stdout.strip().endswith("False")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from optbench_llm.catalog.entries import ENTRIES
 from optbench_llm.catalog.info import OptimizerInfo
+from optbench_llm.catalog.transformers_names import TRANSFORMERS_NAMES
 from optbench_llm.rules.rule import STORAGES
 
 BY_NAME = {entry.name: entry for entry in ENTRIES}
@@ -62,7 +63,8 @@ def parse_spec(text: str) -> Spec:
         raise ValueError(
             f"optimizer {text!r}: unknown storage {storage!r}, expected {', '.join(STORAGES)}"
         )
-    if not at and name in _transformers_names(name):
+    # In transformers' own spelling (lion_8bit) a name is theirs, unless it is also ours (sgd).
+    if not at and name in TRANSFORMERS_NAMES and name not in BY_NAME:
         return Spec(text, name, provider="hf")
     entry = _find(name)
     if entry is None:
@@ -91,21 +93,8 @@ def _find(name: str) -> OptimizerInfo | None:
     return BY_NAME.get(name) or _SPELLINGS.get(_normalised(name))
 
 
-def _transformers_names(name: str) -> tuple[str, ...]:
-    """transformers' own optimizer names, where the spelling could be one of them.
-
-    They are lower case with underscores (``adamw_torch_fused``, ``lion_8bit``); a name of the
-    catalog in its own spelling (``adafactor``, ``sgd``) is the catalog's.
-    """
-    if name in BY_NAME or (_find(name) and "_" not in name) or name != name.lower():
-        return ()
-    from transformers.training_args import OptimizerNames
-
-    return tuple(member.value for member in OptimizerNames)
-
-
 def _nearest(name: str) -> str:
-    near = difflib.get_close_matches(_normalised(name), _SPELLINGS, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(_normalised(name), _SPELLINGS, n=4, cutoff=0.5)
     names = list(dict.fromkeys(_SPELLINGS[spelling].name for spelling in near))
     if not names:
         return " `optbench-llm list` shows all names."
