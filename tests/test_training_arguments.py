@@ -79,7 +79,9 @@ def test_command_line_takes_both_spellings(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"optim": "adann"}, "adan"),
+        ({"optim": "lionn"}, r"Nearest: .*\blion\b"),
+        ({"optim": "hf:lomo"}, "backward"),
+        ({"optim": "adalomo"}, "backward"),
         ({"optim": "hf:adamw_torch_fuse"}, "adamw_torch_fused"),
         ({"optim": "adan", "optim_args": "beta=1"}, "betas"),
         ({"optim": "adan", "optim_args": "eps=-1"}, "eps"),

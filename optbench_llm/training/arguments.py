@@ -9,10 +9,8 @@ import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
 
-from optbench_llm.training.choice import OptimizerChoice
+from optbench_llm.training.choice import AUTO_SCHEDULER, OptimizerChoice
 from optbench_llm.training.optim_args import parse_optim_args
-
-AUTO_SCHEDULER = "auto"
 
 
 @dataclass

@@ -16,7 +16,7 @@ def attach(
     spec: str,
     lr: float | None = None,
     *,
-    engine: str = "auto",
+    engine: str | None = None,
     **hyperparameters: Any,
 ) -> None:
     """Let ``trainer``, an instance of any Trainer class, train with the optimizer ``spec``.
@@ -24,10 +24,11 @@ def attach(
     Call it before ``train()``. It is the same run as ``OptBenchArguments(optim=spec, ...)`` would
     give. Without ``lr`` a ``learning_rate`` of the trainer's arguments that is not their default
     counts, else the catalog's declared one; likewise ``weight_decay``, and for methods that demand
-    a constant learning rate the schedule.
+    a constant learning rate the schedule. Without ``engine`` that of the arguments counts, if they
+    have one, else ``auto``.
 
     Raises ValueError where the trainer has an optimizer already, and for an unknown spec or
-    hyperparameters that cannot be.
+    hyperparameters that cannot be; the trainer is then what it was before.
     """
     if trainer.optimizer is not None or trainer.is_in_train:
         raise ValueError(
@@ -35,8 +36,10 @@ def attach(
             f" ({type(trainer.optimizer).__name__}); attach before train() and before"
             " create_optimizer(), and build the trainer without `optimizers`"
         )
+    if engine is None:
+        engine = str(getattr(trainer.args, "engine", "auto"))
     choice = OptimizerChoice.from_attach(trainer.args, spec, lr, engine, hyperparameters)
-    choice.validate(trainer.args)
+    choice.validate_for(trainer)
     if not isinstance(trainer, OptBenchMixin):
         trainer.__class__ = _with_mixin(type(trainer))
     assert isinstance(trainer, OptBenchMixin)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 #: them here.
 ADAM_SETTINGS = {"adam_beta1": "betas", "adam_beta2": "betas", "adam_epsilon": "eps"}
 OWN_SETTINGS = (*ADAM_SETTINGS, "optim_target_modules")
+FUSED_WITH_BACKWARD = (OptimizerNames.LOMO, OptimizerNames.ADALOMO)
+#: Of lr_scheduler_type: what the optimizer demands, else linear.
+AUTO_SCHEDULER = "auto"
 CONSTANT_SCHEDULES = (SchedulerType.CONSTANT, SchedulerType.CONSTANT_WITH_WARMUP)
 
 
@@ -104,6 +107,19 @@ class OptimizerChoice:
         else:
             self._refuse_ineffective(args)
 
+    def validate_for(self, trainer: Trainer) -> None:
+        """Check all settings against a trainer that has been built.
+
+        Raises ValueError as :meth:`validate` does, and beside ``optimizer_cls_and_kwargs``.
+        """
+        self.validate(trainer.args)
+        if trainer.optimizer_cls_and_kwargs is not None:
+            raise ValueError(
+                f"the trainer was given optimizer_cls_and_kwargs="
+                f"{trainer.optimizer_cls_and_kwargs!r} and is to use optimizer {self.spec!r};"
+                " keep one of them"
+            )
+
     def _refuse_ineffective(self, args: TrainingArguments) -> None:
         for name in OWN_SETTINGS:
             if _is_changed(args, name):
@@ -116,8 +132,8 @@ class OptimizerChoice:
     def scheduler_type(self, args: TrainingArguments) -> SchedulerType:
         """Schedule of the learning rate.
 
-        Left alone it is the default of ``TrainingArguments``, or constant (after the warm-up that
-        ``args`` ask for) where the catalog says that the method demands it.
+        Left alone it is the default of the arguments' class (linear for ``auto``), or constant
+        (after the warm-up that ``args`` ask for) where the catalog says that the method demands it.
         """
         info = parse_spec(self.spec).info
         demands_constant = info is not None and info.schedule == "constant"
@@ -132,20 +148,38 @@ class OptimizerChoice:
                 )
             return asked
         if not demands_constant:
-            return SchedulerType(_default(TrainingArguments, "lr_scheduler_type"))
+            own = args.lr_scheduler_type
+            return SchedulerType.LINEAR if own == AUTO_SCHEDULER else SchedulerType(own)
         kind = SchedulerType.CONSTANT_WITH_WARMUP if args.warmup_steps else SchedulerType.CONSTANT
         logger.info("optimizer %r demands a constant learning rate: %s", self.spec, kind.value)
         return kind
 
 
 def check_hf_name(spec: str) -> None:
-    """Raise ValueError unless ``hf:name`` is one of transformers' own optimizer names."""
+    """Raise ValueError unless ``hf:name`` is one of transformers' own optimizers and can run."""
     name = parse_spec(spec).name
     names = [member.value for member in OptimizerNames]
     if name not in names:
         near = difflib.get_close_matches(name, names, n=3)
         hint = f" Nearest: {', '.join(near)}." if near else ""
         raise ValueError(f"transformers has no optimizer {name!r}.{hint}")
+    if name in FUSED_WITH_BACKWARD:
+        raise ValueError(
+            f"optimizer {spec!r} updates inside the backward pass, which transformers prepares only"
+            " for its own `optim`; use another optimizer here, or a plain Trainer with"
+            f" TrainingArguments(optim={name!r})"
+        )
+
+
+def check_flattened(spec: str) -> None:
+    """Raise ValueError for a rule that cannot work on the flat shards of DeepSpeed's ZeRO."""
+    info = parse_spec(spec).info
+    if info is not None and info.scope != "element":
+        raise ValueError(
+            f"optimizer {spec!r} needs whole tensors (scope {info.scope!r}), and DeepSpeed's ZeRO"
+            " flattens and cuts them; train it under DDP, or take an optimizer of scope 'element'"
+            " such as 'adamw' (list_optimizers(scope='element') shows all)"
+        )
 
 
 def _default(arguments: type[TrainingArguments], name: str) -> Any:

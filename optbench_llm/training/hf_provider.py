@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from optbench_llm.catalog import parse_spec
 from optbench_llm.training.choice import OptimizerChoice
+from optbench_llm.training.optim_args import frozen
 
 if TYPE_CHECKING:
     import torch
@@ -49,13 +50,9 @@ def _as_transformers_reads(args: TrainingArguments, choice: OptimizerChoice) -> 
 def check_taken(optimizer: torch.optim.Optimizer, choice: OptimizerChoice) -> None:
     """Raise ValueError for a hyperparameter that transformers dropped without a word."""
     for name, asked in choice.hyperparameters.items():
-        found = [_plain(group.get(name)) for group in optimizer.param_groups]
-        if _plain(asked) not in found:
+        found = [frozen(group.get(name)) for group in optimizer.param_groups]
+        if frozen(asked) not in found:
             raise ValueError(
                 f"transformers does not pass {name}={asked!r} on to optimizer {choice.spec!r}"
                 f" (it has {found[0]!r}); use a provider that does, such as 'torch:AdamW'"
             )
-
-
-def _plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

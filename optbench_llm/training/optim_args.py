@@ -23,7 +23,7 @@ def parse_optim_args(optim_args: OptimArgs) -> dict[str, Any]:
     if optim_args is None:
         return {}
     if isinstance(optim_args, Mapping):
-        return {name: _frozen(value) for name, value in optim_args.items()}
+        return {name: frozen(value) for name, value in optim_args.items()}
     texts = [optim_args] if isinstance(optim_args, str) else list(optim_args)
     parsed: dict[str, Any] = {}
     for text in texts:
@@ -54,12 +54,13 @@ def _parse_piece(piece: str) -> tuple[str, Any]:
     if not equals or not name.isidentifier():
         raise ValueError(f"optim_args: cannot read {piece!r}; {_EXAMPLE}")
     try:
-        return name, _frozen(ast.literal_eval(literal))
+        return name, frozen(ast.literal_eval(literal))
     except (ValueError, SyntaxError) as error:
         raise ValueError(
             f"optim_args: the value of {piece!r} is not a Python literal; {_EXAMPLE}"
         ) from error
 
 
-def _frozen(value: Any) -> Any:
+def frozen(value: Any) -> Any:
+    """Return a list as a tuple, anything else as it is: one form to compare and to keep."""
     return tuple(value) if isinstance(value, list) else value
