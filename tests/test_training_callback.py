@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from types import SimpleNamespace
 
@@ -83,13 +84,15 @@ def test_weights_broken_by_the_last_step_count_as_diverged(tmp_path):
     assert "not finite" in run.measurements.diverged_reason
 
 
-def test_callback_works_under_a_stock_trainer(tmp_path):
-    """Times, state and memory come without the mixin; a logged NaN stops the run."""
+def test_callback_works_under_a_stock_trainer(tmp_path, caplog):
+    """Times, state and memory come without the mixin; with default settings NaN stops the run."""
     callback = OptBenchCallback()
-    run = stock_trainer(tmp_path, max_steps=20, logging_nan_inf_filter=False)
+    run = stock_trainer(tmp_path, max_steps=20)
     run.add_callback(callback)
     run.add_callback(Poison(step=3))
-    run.train()
+    with caplog.at_level(logging.WARNING, logger="optbench_llm"):
+        run.train()
+    assert "logging_nan_inf_filter" in caplog.text
     assert run.state.global_step == 4
     assert callback.diverged_step == 4
     assert callback.state_bytes > 2 * 4 * sum(p.numel() for p in run.model.parameters())
@@ -97,6 +100,40 @@ def test_callback_works_under_a_stock_trainer(tmp_path):
     assert len(callback.optimizer_step_ms) == 3
     assert callback.train_wall_s > 0
     assert callback.peak_mem_bytes > 2**20
+
+
+def test_the_mixin_needs_no_logged_losses(tmp_path):
+    """Under it the filter of the logs stays as the user set it, and a diverged run still stops."""
+    run = trainer(tmp_path, max_steps=20, logging_nan_inf_filter=True)
+    run.add_callback(Poison(step=3))
+    run.train()
+    assert run.args.logging_nan_inf_filter
+    assert run.measurements.diverged_step == 4
+
+
+class ReadsLate(TrainerCallback):
+    """Has losses read as on a GPU: not at the end of each step."""
+
+    def __init__(self, measurements: OptBenchCallback) -> None:
+        self.measurements = measurements
+
+    def on_train_begin(self, *args, **kwargs):
+        self.measurements._reads_at_once = False
+
+
+@pytest.mark.parametrize("strategy", ["steps", "epoch"])
+def test_no_broken_checkpoint_is_saved_where_losses_are_read_late(tmp_path, strategy):
+    """A save reads the losses that wait, so that a checkpoint after a NaN loss is not written."""
+    run = trainer(
+        tmp_path, max_steps=50, logging_steps=50, save_strategy=strategy, save_steps=4,
+        per_device_train_batch_size=16,
+    )  # fmt: skip
+    run.add_callback(ReadsLate(run.measurements))
+    run.add_callback(Poison(step=2))
+    run.train()
+    assert run.state.global_step == 4
+    assert run.measurements.diverged_step == 3
+    assert not list(tmp_path.glob("checkpoint-*"))
 
 
 def test_optimizer_time_leaves_programs_and_the_first_step_out(tmp_path):
@@ -153,12 +190,25 @@ def test_running_twice_on_one_model_leaves_no_wrappers(tmp_path):
     assert first.losses == second.losses
 
 
-def run(folder, model=None, on_step=None, **settings):
+def test_steps_are_reported_after_a_stock_trainers_checkpoint(tmp_path):
+    """Losses before it are unknown; those after it are reported with the steps that they are of."""
+    stock_trainer(tmp_path, optim="adamw_torch", save_strategy="steps", save_steps=2).train()
+    steps = []
+    record = run(
+        tmp_path, optim="adamw_torch", resume_from=tmp_path / "checkpoint-2",
+        on_step=lambda *seen: steps.append(seen),
+    )  # fmt: skip
+    assert steps == list(enumerate(record.losses, start=3))
+    assert record.steps == steps[-1][0] == 6
+
+
+def run(folder, model=None, on_step=None, resume_from=None, **settings):
     return run_training(
         tiny_gpt2() if model is None else model,
         SimpleNamespace(pad_token_id=0, eos_token_id=0),
         SimpleNamespace(train=Sentences(), validation=Sentences(16, seed=1)),
         OptBenchArguments(**common(folder, **settings)),
         on_step=on_step,
+        resume_from=resume_from,
         evaluate_start=True,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import statistics
 import time
@@ -16,13 +17,22 @@ from transformers.trainer_callback import ExportableState
 from optbench_llm.training.memory import peak_memory_bytes, reset_peak_memory
 from optbench_llm.training.optimizer_clock import OptimizerClock, unwrapped
 
+logger = logging.getLogger(__name__)
+
 
 class OptBenchCallback(TrainerCallback, ExportableState):
     """Measures a run and stops it once its loss is no longer finite.
 
     Works under any ``Trainer`` for times, memory and the finiteness of logged losses. The loss of
     every step, tokens and the hash of the batches need :class:`OptBenchMixin`, which adds this
-    callback by itself. On a GPU values are read when the Trainer logs, so that no step waits.
+    callback by itself. On a GPU values are read when the Trainer logs, saves or evaluates, so that
+    no other step waits.
+
+    Under a plain ``Trainer`` it sets ``logging_nan_inf_filter`` to False, and says so: with the
+    filter on, the logged losses of a diverged run stay finite.
+
+    ``gets_every_loss`` says that the mixin is there; ``steps_unseen`` counts the steps before the
+    first of ``losses``, done by a run that was not measured.
 
     All that is measured is saved in checkpoints: after a resume it covers the whole run.
     """
@@ -43,16 +53,18 @@ class OptBenchCallback(TrainerCallback, ExportableState):
         self.state_bytes = 0
         self.peak_mem_bytes = 0
         self._exported = [name for name in vars(self) if not name.startswith("_")]
+        self.gets_every_loss = False
+        self.steps_unseen = 0
         self._optimizer: Any = None
         self._compile_s_before = 0.0
         self._device = torch.device("cpu")
+        self._reads_at_once = True
         self._clock = OptimizerClock(self._device)
         self._mark = time.perf_counter()
         self._micro_losses: list[Tensor] = []
         self._micro_inputs: list[Tensor] = []
         self._step_tokens: Tensor | int = 0
         self._checked = 0
-        self._steps_unseen = 0
         self._pending: list[tuple[Tensor, list[Tensor], Tensor | int]] = []
 
     def state(self) -> dict[str, Any]:
@@ -66,6 +78,11 @@ class OptBenchCallback(TrainerCallback, ExportableState):
     def median_step_ms(self) -> float | None:
         """Median time of an optimizer step, the first of each session left out."""
         return statistics.median(self.optimizer_step_ms) if self.optimizer_step_ms else None
+
+    @property
+    def present_loss(self) -> float:
+        """Loss of the step that is under way, as far as its micro-batches go."""
+        return float(_total(self._micro_losses))
 
     def record_micro_batch(
         self, input_ids: Tensor | None, loss: Tensor, tokens: Tensor | int
@@ -102,10 +119,17 @@ class OptBenchCallback(TrainerCallback, ExportableState):
         self._optimizer = unwrapped(optimizer)
         self._compile_s_before = self.compile_s
         self._device = next(model.parameters()).device
+        self._reads_at_once = self._device.type == "cpu"
         self._clock = OptimizerClock(self._device)
         self._pending = []
         self._checked = len(self.losses)
-        self._steps_unseen = state.global_step - len(self.losses)
+        self.steps_unseen = state.global_step - len(self.losses)
+        if args.logging_nan_inf_filter and not self.gets_every_loss:
+            args.logging_nan_inf_filter = False
+            logger.warning(
+                "logging_nan_inf_filter is set to False: it would hide from OptBenchCallback that"
+                " the run has diverged"
+            )
         reset_peak_memory(self._device)
         self._mark = time.perf_counter()
 
@@ -136,12 +160,12 @@ class OptBenchCallback(TrainerCallback, ExportableState):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        """Close the step; on the CPU read its loss at once."""
+        """Close the step; on the CPU, and before a checkpoint or an evaluation, read its loss."""
         if self._micro_losses:
             self._pending.append(
                 (_total(self._micro_losses), self._micro_inputs, self._step_tokens)
             )
-        if self._device.type == "cpu":
+        if self._reads_at_once or control.should_save or control.should_evaluate:
             self._check_losses(control)
         self._advance("train_wall_s")
 
@@ -181,6 +205,8 @@ class OptBenchCallback(TrainerCallback, ExportableState):
         **kwargs: Any,
     ) -> None:
         """Keep a diverged run from being saved or evaluated at the end of its epoch."""
+        if control.should_save or control.should_evaluate:
+            self._check_losses(control)
         if self.diverged_reason is not None:
             control.should_save = control.should_evaluate = False
 
@@ -221,7 +247,7 @@ class OptBenchCallback(TrainerCallback, ExportableState):
         self._read_pending()
         for index, loss in enumerate(self.losses[self._checked :], start=self._checked):
             if not math.isfinite(loss) and self.diverged_reason is None:
-                self._diverge(control, self._steps_unseen + index + 1, f"loss is {loss}")
+                self._diverge(control, self.steps_unseen + index + 1, f"loss is {loss}")
         self._checked = len(self.losses)
 
     def _diverge(self, control: TrainerControl, step: int, what: str) -> None:
@@ -247,8 +273,6 @@ def _chained(digest: str, input_ids: Tensor) -> str:
 
 
 def _state_bytes(optimizer: Any) -> int:
-    if hasattr(optimizer, "state_bytes"):
-        return optimizer.state_bytes()
     return sum(
         value.numel() * value.element_size()
         for state in optimizer.state.values()

@@ -100,10 +100,11 @@ class _Reporter(TrainerCallback):
         self._report()
 
     def _report(self) -> None:
-        losses = self.trainer.measurements.losses
-        while self._on_step is not None and self._reported < len(losses):
+        measured = self.trainer.measurements
+        unseen = measured.steps_unseen
+        while self._on_step is not None and self._reported < unseen + len(measured.losses):
             self._reported += 1
-            self._on_step(self._reported, losses[self._reported - 1])
+            self._on_step(self._reported, measured.losses[self._reported - unseen - 1])
 
 
 def _record(trainer: OptBenchTrainer, validation: object | None) -> RunRecord:
