@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
-from training_setup import Sentences, common, tiny_gpt2, trainer
+from training_setup import VOCABULARY, Sentences, common, stock_trainer, tiny_gpt2, trainer
+from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForConditionalGeneration
 
-from optbench_llm.programs import PROGRAMS, create_program, trained_positions
+from optbench_llm.programs import PROGRAMS, create_program, sophia_g, trained_positions
 from optbench_llm.programs.sophia_g import draw_labels
-from optbench_llm.training import OptBenchArguments, OptBenchTrainer
+from optbench_llm.training import OptBenchArguments, OptBenchTrainer, attach
+from optbench_llm.training.evaluation import mean_token_loss
 
 EXAMPLES, FEATURES, CLASSES = 24, 4, 5
 
@@ -86,13 +91,98 @@ def test_labels_are_drawn_from_the_softmax():
     torch.testing.assert_close(frequencies, logits.softmax(-1), rtol=0, atol=5 * 0.0025)
 
 
-def test_trained_positions_are_those_whose_logits_the_loss_reads(tmp_path):
-    """The mask, shift included, is where the loss has a gradient on the logits."""
-    run = trainer(tmp_path)
+def untold_gpt2() -> nn.Module:
+    """As GPT2LMHeadModel leaves its maker: transformers does not know which loss it has."""
+    model = tiny_gpt2()
+    model.loss_type = None
+    return model
+
+
+def with_adapters(model: Any) -> nn.Module:
+    return get_peft_model(model, LoraConfig(r=4, task_type="CAUSAL_LM", fan_in_fan_out=True))
+
+
+def tiny_bert() -> nn.Module:
+    config = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return BertForMaskedLM(BertConfig(vocab_size=VOCABULARY, intermediate_size=32, **config))
+
+
+def tiny_t5() -> nn.Module:
+    config = {"d_model": 32, "d_kv": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    special = {"pad_token_id": 0, "decoder_start_token_id": 0}
+    return T5ForConditionalGeneration(T5Config(vocab_size=VOCABULARY, **config, **special))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        tiny_gpt2,
+        untold_gpt2,
+        lambda: with_adapters(tiny_gpt2()),
+        lambda: with_adapters(untold_gpt2()),
+        tiny_bert,
+        tiny_t5,
+    ],
+    ids=["gpt2", "untold-gpt2", "lora", "untold-lora", "masked-lm", "encoder-decoder"],
+)
+def test_trained_positions_are_those_whose_logits_the_loss_reads(tmp_path, make):
+    """The mask, shifted or not, is where the loss has a gradient on the logits."""
+    run = stock_trainer(tmp_path, make())
+    attach(run, "sophia")
     batch = {k: torch.stack([Sentences()[i][k] for i in range(4)]) for k in ("input_ids", "labels")}
+    batch["labels"][0] = batch["input_ids"][0]  # to tell a shift at the first and the last position
     outputs = run.model(**batch)
     (grad,) = torch.autograd.grad(outputs.loss, outputs.logits)
     assert torch.equal(trained_positions(run, batch), grad.abs().sum(-1) > 0)
+
+
+def test_tokens_and_evaluation_do_not_depend_on_whether_the_loss_is_known(tmp_path):
+    """Both count the positions of the loss, under a GPT-2 made by the user as under ours."""
+    told, untold = (trainer(tmp_path, make()) for make in (tiny_gpt2, untold_gpt2))
+    for run in (told, untold):
+        run.train()
+    assert told.measurements.tokens == untold.measurements.tokens
+    ragged = Sentences(16, seed=1)
+    ragged.prompts[:8] = 0
+    losses = [mean_token_loss(run, ragged) for run in (told, untold)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_diverging_run_ends_as_diverged_not_in_the_program(tmp_path, accumulation):
+    """No labels are drawn from NaN logits: the run stops at the step whose loss shows it."""
+    run = trainer(
+        tmp_path, optim="sophia", optim_args={"k": 1}, learning_rate=1e30, max_steps=20,
+        gradient_accumulation_steps=accumulation,
+    )  # fmt: skip
+    run.train()
+    assert run.measurements.diverged_step == run.state.global_step < 20
+    assert run.measurements.extra_passes == run.state.global_step - 1
+
+
+def test_estimate_is_the_same_over_two_micro_batches_as_over_one_big_batch(tmp_path, monkeypatch):
+    """With labels that do not depend on chance (the likeliest), N and the Hessian agree."""
+    monkeypatch.setattr(sophia_g, "draw_labels", lambda logits: logits.argmax(-1))
+    hessians, scales = [], []
+    for size, accumulation in ((8, 1), (4, 2)):
+        run = trainer(
+            tmp_path, optim="sophia", optim_args={"k": 1}, learning_rate=0.0, max_steps=3,
+            per_device_train_batch_size=size, gradient_accumulation_steps=accumulation,
+        )  # fmt: skip
+        optimizer, seen = run.create_optimizer(), []
+        observe = optimizer.observe
+        monkeypatch.setattr(
+            optimizer,
+            "observe",
+            lambda scale, observe=observe, seen=seen: (seen.append(scale), observe(scale)),
+        )
+        run.train()
+        hessians.append([optimizer.state[p]["hessian"] for p in run.model.parameters()])
+        scales.append(seen)
+    assert scales[0] == scales[1]
+    assert sum(scales[0]) == run.measurements.tokens
+    for one, other in zip(*hessians, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6 * one.max().item())
 
 
 class Watching(OptBenchTrainer):

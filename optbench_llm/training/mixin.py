@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from optbench_llm.create import create_optimizer, effective_hyperparameters
 from optbench_llm.programs import Replay, create_program, trained_positions
 from optbench_llm.training.arguments import OptBenchArguments
 from optbench_llm.training.callback import OptBenchCallback
-from optbench_llm.training.choice import OptimizerChoice
+from optbench_llm.training.choice import OptimizerChoice, check_flattened
 from optbench_llm.training.hf_provider import check_taken, hf_arguments
 from optbench_llm.training.optimizer_clock import unwrapped
 
@@ -56,19 +57,14 @@ class OptBenchMixin(_Trainer):
         Raises ValueError for a spec or hyperparameters that cannot be, and beside
         ``optimizer_cls_and_kwargs``, which names another optimizer.
         """
-        choice.validate(self.args)
-        if self.optimizer_cls_and_kwargs is not None:
-            raise ValueError(
-                f"the trainer was given optimizer_cls_and_kwargs="
-                f"{self.optimizer_cls_and_kwargs!r} and is to use optimizer {choice.spec!r};"
-                " keep one of them"
-            )
+        choice.validate_for(self)
         self.choice = choice
 
     def measure(self) -> None:
         """Add the measuring callback unless the trainer has one."""
         if not any(isinstance(c, OptBenchCallback) for c in self.callback_handler.callbacks):
             self.add_callback(OptBenchCallback())
+        self.measurements.gets_every_loss = True
 
     @property
     def measurements(self) -> OptBenchCallback:
@@ -81,6 +77,8 @@ class OptBenchMixin(_Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Make the chosen optimizer over ``model`` (FSDP passes its own), once."""
         if self.optimizer is None and self.choice is not None:
+            if self.is_deepspeed_enabled:
+                check_flattened(self.choice.spec)
             if self.choice.provider == "hf":
                 with hf_arguments(self, self.choice):
                     super().create_optimizer(model)
@@ -152,7 +150,12 @@ class OptBenchMixin(_Trainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         measurements = self.measurements
         measurements.record_micro_batch(input_ids, *self._over_processes(loss, tokens))
-        if replay is not None and self.accelerator.sync_gradients:
+        # A broken model has nothing to teach a program; the loss ends the run as diverged.
+        if (
+            replay is not None
+            and self.accelerator.sync_gradients
+            and math.isfinite(measurements.present_loss)
+        ):
             replay.run(model, unwrapped(self.optimizer))
             measurements.extra_passes += 1
         return loss
