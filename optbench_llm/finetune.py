@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 from rich.console import Console
+from transformers import TrainerCallback
 from transformers.utils import logging as transformers_logging
 
 from optbench_llm.catalog import parse_spec
@@ -97,15 +98,34 @@ class FinetuneArguments:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; exits with 2 on wrong input and with 1 when the run diverged."""
+    """Run the command.
+
+    Exits with 2 on wrong input, with 1 when the run diverged, with 130 when it was interrupted.
+    """
     logging.basicConfig(format="%(levelname)s: %(message)s")
+    beginning = _Beginning()
     try:
-        result = finetune(*parse_arguments(sys.argv[1:] if argv is None else argv))
+        options, args = parse_arguments(sys.argv[1:] if argv is None else argv)
+        result = finetune(options, args, callbacks=[beginning])
     except ValueError as error:
+        if beginning.is_over:
+            raise
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None
     if result["status"] != "done":
         raise SystemExit(1)
+
+
+class _Beginning(TrainerCallback):
+    """Tells the user's input, all of it read when the first step begins, from what follows."""
+
+    is_over = False
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.is_over = True
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[FinetuneArguments, OptBenchArguments]:
@@ -126,7 +146,12 @@ def parse_arguments(argv: Sequence[str]) -> tuple[FinetuneArguments, OptBenchArg
     return options, take(OptBenchArguments, namespace)
 
 
-def finetune(options: FinetuneArguments, args: OptBenchArguments) -> dict[str, Any]:
+def finetune(
+    options: FinetuneArguments,
+    args: OptBenchArguments,
+    *,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> dict[str, Any]:
     """Train, save model and tokenizer, and return what ``result.json`` holds.
 
     Raises ValueError for a model, data or folder that cannot be used.
@@ -163,7 +188,7 @@ def finetune(options: FinetuneArguments, args: OptBenchArguments) -> dict[str, A
         args,
         resume_from=checkpoint,
         on_step=progress.on_step,
-        callbacks=[progress],
+        callbacks=[progress, *callbacks],
     )
     result = {**record.to_dict(), "settings": settings, "environment": describe_environment()}
     if args.should_save:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from safetensors.torch import load_file
 from training_setup import assert_same_weights
 
 from optbench_llm import finetune
+from optbench_llm.data.blocks import Blocks
+from optbench_llm.training.checkpoints import latest_checkpoint
 
 STEPS, SAVE_EVERY = 30, 5
 
@@ -141,7 +144,8 @@ def test_diverged_run_is_a_result(tmp_path, data, capsys):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--optim", "adann"], "adan"),
+        (["--optim", "lionn"], "Nearest: "),
+        (["--optim", "hf:adamw_torch", "--optim-args", "amsgrad=True"], "amsgrad"),
         (["--optim", "adan", "--optim-args", "betas=(0.9"], "betas=(0.9"),
         (["--optim", "adan", "--optim-args", "gama=1"], "It accepts"),
         (["--optm", "adan"], "--optim"),
@@ -167,6 +171,43 @@ def test_wrong_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, 
     assert message.startswith("error: ")
     assert says in message
     assert len(message.strip().splitlines()) == 1
+
+
+def test_an_error_in_mid_training_is_not_taken_for_wrong_input(tmp_path, data, monkeypatch):
+    """A ValueError of the third batch keeps its traceback."""
+    item, seen = Blocks.__getitem__, []
+
+    def third_is_broken(self, index):
+        seen.append(index)
+        if len(seen) == 3:
+            raise ValueError("broken batch")
+        return item(self, index)
+
+    monkeypatch.setattr(Blocks, "__getitem__", third_is_broken)
+    with pytest.raises(ValueError, match="broken batch"):
+        run(*flags(data, tmp_path / "out", "--per-device-train-batch-size", "1"))
+
+
+def test_interrupted_run_says_how_to_go_on(tmp_path, data, capsys):
+    """Ctrl-C after a checkpoint: one line, exit code 130, and a folder to resume from."""
+    folder = tmp_path / "out"
+
+    def press_ctrl_c() -> None:
+        while not (folder / f"checkpoint-{SAVE_EVERY}" / "trainer_state.json").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    watcher = threading.Thread(target=press_ctrl_c, daemon=True)
+    watcher.start()
+    with pytest.raises(SystemExit) as stopped:
+        run(*flags(data, folder, "--max-steps", "5000"))
+    watcher.join()
+    assert stopped.value.code == 130
+    message = capsys.readouterr().err
+    assert "interrupted; --resume goes on from the last checkpoint" in message
+    assert "Traceback" not in message
+    assert not (folder / "result.json").exists()
+    assert latest_checkpoint(folder) is not None
 
 
 def test_flags_have_dashes_underscores_and_aliases():
