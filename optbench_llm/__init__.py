@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from optbench_llm.lazy import lazily
 
 __version__ = "0.1.0"
 
@@ -42,14 +43,8 @@ if TYPE_CHECKING:
         attach,
     )
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use, so that ``import optbench_llm`` stays light."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'optbench_llm' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
+# `import optbench_llm` must not cost torch.
+__getattr__ = lazily(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

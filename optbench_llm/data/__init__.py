@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from optbench_llm.lazy import lazily
 
 _HOMES = {
-    "Blocks": "blocks",
-    "Collator": "blocks",
-    "DataSettings": "settings",
-    "DataSplits": "load",
-    "Record": "records",
-    "RecordReport": "records",
-    "data_fingerprint": "fingerprint",
-    "load_data": "load",
-    "make_collator": "blocks",
+    "Blocks": "optbench_llm.data.blocks",
+    "Collator": "optbench_llm.data.blocks",
+    "DataSettings": "optbench_llm.data.settings",
+    "DataSplits": "optbench_llm.data.load",
+    "Record": "optbench_llm.data.records",
+    "RecordReport": "optbench_llm.data.records",
+    "data_fingerprint": "optbench_llm.data.fingerprint",
+    "load_data": "optbench_llm.data.load",
+    "make_collator": "optbench_llm.data.blocks",
 }
 __all__ = [
     "Blocks",
@@ -35,11 +36,5 @@ if TYPE_CHECKING:
     from optbench_llm.data.records import Record, RecordReport
     from optbench_llm.data.settings import DataSettings
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use: settings and fingerprints must not cost torch."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+# Settings and fingerprints must not cost torch.
+__getattr__ = lazily(__name__, _HOMES)

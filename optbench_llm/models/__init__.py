@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from optbench_llm.lazy import lazily
 
 _HOMES = {
-    "EMBEDDED": "locate",
-    "LoadedModel": "load",
-    "load_model": "load",
-    "model_fingerprint": "fingerprint",
+    "EMBEDDED": "optbench_llm.models.locate",
+    "LoadedModel": "optbench_llm.models.load",
+    "load_model": "optbench_llm.models.load",
+    "model_fingerprint": "optbench_llm.models.fingerprint",
 }
 __all__ = ["EMBEDDED", "LoadedModel", "load_model", "model_fingerprint"]
 
@@ -18,11 +19,5 @@ if TYPE_CHECKING:
     from optbench_llm.models.load import LoadedModel, load_model
     from optbench_llm.models.locate import EMBEDDED
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use: a fingerprint must not cost torch."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+# A fingerprint must not cost torch.
+__getattr__ = lazily(__name__, _HOMES)
