@@ -6,15 +6,20 @@ from pathlib import Path
 
 import pytest
 
-ALPACA = Path(__file__).parents[2] / "shared" / "data" / "alpaca_en_demo.json"
+ALPACA_FILES = {
+    "sample": Path(__file__).with_name("alpaca_sample.json"),
+    # 999 real records, beside the checkout; their licence keeps them out of the project.
+    "real": Path(__file__).parents[2] / "shared" / "data" / "alpaca_en_demo.json",
+}
 
 
-@pytest.fixture(scope="session")
-def alpaca_file() -> Path:
-    """999 real records, beside the checkout; their licence keeps them out of the project."""
-    if not ALPACA.is_file():
-        pytest.skip(f"needs the Alpaca demo records at {ALPACA}")
-    return ALPACA
+@pytest.fixture(scope="session", params=ALPACA_FILES)
+def alpaca_file(request: pytest.FixtureRequest) -> Path:
+    """A file in Alpaca's format: the sample of our own, and the real one where it is at hand."""
+    path = ALPACA_FILES[request.param]
+    if not path.is_file():
+        pytest.skip(f"needs the Alpaca demo records at {path}")
+    return path
 
 
 @pytest.fixture
