@@ -95,7 +95,7 @@ def run_leaderboard(plan: Plan, store_path: Path, display: Display, workers: int
         interrupted = False
         if missing:
             executor = LocalExecutor(
-                setup=_setup(plan.recipe, store),
+                setup=_setup(plan, store),
                 workers=workers,
                 log_folder=store.path,
                 trial_timeout_s=plan.recipe.limits.trial_timeout_s,
@@ -171,9 +171,11 @@ class _Session:
             self._display.say(f"untouched model: eval loss {loss:.4f}")
 
 
-def _setup(recipe: Recipe, store: Store) -> dict[str, Any]:
+def _setup(plan: Plan, store: Store) -> dict[str, Any]:
     """What a worker must know before its first trial."""
+    recipe, inputs = plan.recipe, plan.inputs
     return {
+        "inputs": {"model": inputs.model_fingerprint, "data": inputs.data_fingerprint},
         "model": recipe.model,
         "data": recipe.data.model_dump(mode="json"),
         "training": recipe.training.model_dump(mode="json"),

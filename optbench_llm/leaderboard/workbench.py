@@ -36,12 +36,20 @@ class Workbench:
     """
 
     def __init__(self, setup: dict[str, Any]) -> None:
+        """Load model and data.
+
+        Raises:
+            ValueError: they cannot be loaded, or are not those that the trials were planned with.
+        """
         torch.set_num_threads(setup["threads"])
         transformers_logging.disable_progress_bar()
         self._setup = setup
+        planned = setup["inputs"]
         self._base = load_model(setup["model"])
+        _check_unchanged("model", setup["model"], self._base.fingerprint, planned["model"])
         settings = DataSettings.model_validate(setup["data"])
         self._splits = load_data(settings, self._base.tokenizer)
+        _check_unchanged("data", settings.source, self._splits.fingerprint, planned["data"])
         self._shorten_validation(setup["training"]["max_eval_blocks"])
         # Trials collect garbage often; what is loaded now stays, and need not be looked at again.
         gc.collect()
@@ -140,6 +148,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(w in str(error).lower() for w in _OUT_OF_MEMORY)
+
+
+def _check_unchanged(kind: str, name: str, loaded: str, planned: str) -> None:
+    """A trial's id promises the content that was planned with, and no other."""
+    if loaded != planned:
+        raise ValueError(
+            f"{kind} {name!r}: changed since the plan was made; start the leaderboard again"
+        )
 
 
 def _reset_process_state(seed: int) -> None:
