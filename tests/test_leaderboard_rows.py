@@ -46,6 +46,14 @@ def test_the_recipe_says_what_is_ranked_by():
     assert [row["optimizer"] for row in rank_rows(found, "eval_loss")] == ["sgd", "adam"]
 
 
+def test_a_row_without_the_loss_to_rank_by_comes_after_those_with_one():
+    """A store from before a change of rank_by is ranked, not refused with a traceback."""
+    unknown = {"status": "done", "train_loss": 0.5, "eval_loss": None}
+    found = results("adam", "sgd", "lamb", records=[unknown, done(1.0), unknown])
+    ranks = [(row["optimizer"], row["rank"]) for row in rank_rows(found, "eval_loss")]
+    assert ranks == [("sgd", 1), ("adam", 2), ("lamb", 2)]
+
+
 @pytest.mark.parametrize(
     ("entries", "changes", "labels"),
     [

@@ -142,6 +142,13 @@ def test_lr_scale_multiplies_declared_learning_rates_alone(write):
     assert after == [before[0] / 2, before[1]]
 
 
+def test_ranking_by_eval_loss_needs_something_to_evaluate_on(write):
+    """Without a validation split there is no such loss: said before any work."""
+    path = write("block_size: 64}", "block_size: 64, validation_fraction: 0}\nrank_by: eval_loss")
+    with pytest.raises(ValueError, match=r"rank_by: eval_loss needs a data\.validation_fraction"):
+        load_recipe(path)
+
+
 def test_a_wrong_change_names_its_key(write):
     """A bad value from the command line is refused like one in the file."""
     with pytest.raises(ValueError, match=r"training\.max_steps.*greater than or equal to 1"):

@@ -143,6 +143,12 @@ class Recipe(Section):
             self.lr_of(entry)
         return self
 
+    @model_validator(mode="after")
+    def _ranked_by_what_is_measured(self) -> Recipe:
+        if self.rank_by == "eval_loss" and self.data.validation_fraction == 0:
+            raise ValueError("rank_by: eval_loss needs a data.validation_fraction above 0")
+        return self
+
     @property
     def track(self) -> str:
         """How the rows came by their learning rates, in words for the table's caption."""

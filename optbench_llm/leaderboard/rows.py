@@ -32,17 +32,23 @@ _DETAILS = (
 def rank_rows(results: Sequence[TrialResult], rank_by: str) -> list[Row]:
     """One row a trial, best first; what did not finish shares the rank after the last that did.
 
-    Equal losses share a rank. A failed trial keeps its reason and has None for what it never
+    Equal losses share a rank; a row without the loss to rank by comes after those with one. A failed trial keeps its reason and has None for what it never
     measured: it is never dropped and never counted as zero.
     """
     rows = [_row(result) for result in results]
     for row, label in zip(rows, _labels(rows), strict=True):
         row["label"] = label
-    done = sorted((row for row in rows if row["status"] == "done"), key=lambda row: row[rank_by])
+    done = [row for row in rows if row["status"] == "done"]
     failed = [row for row in rows if row["status"] != "done"]
-    losses = [row[rank_by] for row in done]
+
+    def key(row: Row) -> tuple[bool, float]:
+        loss = row[rank_by]
+        return (True, 0.0) if loss is None else (False, loss)
+
+    done.sort(key=key)
+    keys = [key(row) for row in done]
     for row in done:
-        row["rank"] = 1 + losses.index(row[rank_by])
+        row["rank"] = 1 + keys.index(key(row))
     for row in failed:
         row["rank"] = 1 + len(done)
     return done + failed
