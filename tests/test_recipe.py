@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from optbench_llm.catalog import published_optimizers
 from optbench_llm.leaderboard.command import changed
 from optbench_llm.leaderboard.recipe import load_recipe, override, shipped_recipes
+from optbench_llm.leaderboard.trial import Inputs, plan_trials
+from optbench_llm.leaderboard.workbench import training_arguments
 
 RECIPE = """\
 name: mine
@@ -63,8 +66,8 @@ def test_the_reference_recipe_has_the_published_settings():
 def test_numbers_with_an_exponent_are_numbers(write):
     """YAML 1.1 reads 1e-4 as text; a learning rate must not depend on a decimal point."""
     assert load_recipe(write()).optimizers[1].lr == 1e-4
-    path = write("betas: [0.9, 0.98]", "eps: 1e-8")
-    assert load_recipe(path).optimizers[1].args == {"eps": 1e-8}
+    path = write("betas: [0.9, 0.98]", "weight_decay: 1e-8")
+    assert load_recipe(path).optimizers[1].args == {"weight_decay": 1e-8}
 
 
 @pytest.mark.parametrize(
@@ -81,6 +84,8 @@ def test_numbers_with_an_exponent_are_numbers(write):
         ("  - adamw", "  - adamv", 10, ["optimizers[0].spec", "adamv", "Nearest"]),
         ("  - adamw", "  - {spec: adamw, lr: 0}", 10, ["optimizers[0].lr", "greater than 0"]),
         ("args: {betas", "arsg: {betas", 11, ["optimizers[1].arsg", "nearest: args"]),
+        ("[0.9, 0.98]", "[0.9, 1.98]", 11, ["optimizers[1].args", "'lion'", "betas=[0.9, 1.98]"]),
+        ("betas: [", "beta: [", 11, ["optimizers[1].args", "'lion'", "Did you mean 'betas'?"]),
         ("  - adamw", "  - sgd\n  - sgd", 9, ["optimizers", "sgd is listed twice"]),
         ("version: 1\n", "", None, ["version: this key is missing"]),
         ("version: 1", "version: 1\nversion: 2", 3, ["version", "given twice"]),
@@ -117,6 +122,37 @@ def test_a_missing_file_is_named(tmp_path):
     """A path that does not exist is not taken for a shipped name."""
     with pytest.raises(ValueError, match=r"none\.yaml: no such recipe file"):
         load_recipe(str(tmp_path / "none.yaml"))
+
+
+def settings(path: str, *specs: str) -> list[dict[str, Any]]:
+    """What each row's optimizer is given."""
+    recipe = changed(load_recipe(path), {}, specs or None)
+    return [trial.settings for trial in plan_trials(recipe, Inputs("m", "d"))]
+
+
+def test_a_rows_own_weight_decay_wins_over_the_recipes(write):
+    """One value reaches the optimizer, and the row's own is the one that was meant for it."""
+    path = write("args: {betas: [0.9, 0.98]}", "args: {weight_decay: 0.1}")
+    adamw, lion = settings(path)
+    assert adamw == {"weight_decay": 0.0, "lr": 1e-3}
+    assert lion == {"weight_decay": 0.1, "lr": 1e-4}
+    for trial in plan_trials(load_recipe(path), Inputs("m", "d")):
+        training_arguments(trial.to_dict(), path)
+
+
+def test_no_weight_decay_asks_nothing_of_an_optimizer_without_one(write):
+    """torch's Rprop knows no weight decay: 0 suits it, anything else is refused by name."""
+    assert settings(write(), "torch:Rprop") == [{"lr": 0.01}]
+    path = write("max_steps: 3", "max_steps: 3\n  weight_decay: 0.1")
+    with pytest.raises(ValueError, match=r"recipe mine: .*torch:Rprop.* no .*'weight_decay'"):
+        settings(path, "torch:Rprop")
+
+
+def test_a_rows_arguments_out_of_range_are_refused_with_their_key(write):
+    """Before any worker starts, and where it stands in the file."""
+    path = write("lr: 1e-4, args: {betas: [0.9, 0.98]}", "args: {weight_decay: -1}")
+    with pytest.raises(ValueError, match=r"optimizers\[1\].args: .*weight_decay=-1"):
+        load_recipe(path)
 
 
 def test_a_spec_of_the_recipe_keeps_its_settings_when_picked_by_name(write):

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optbench_llm.catalog import parse_spec
 from optbench_llm.data import data_fingerprint
 from optbench_llm.leaderboard.environment import describe_environment
 from optbench_llm.leaderboard.executor import (
@@ -73,9 +72,7 @@ def make_plan(recipe: Recipe) -> Plan:
             sets for it.
     """
     inputs = Inputs(model_fingerprint(recipe.model), data_fingerprint(recipe.data))
-    trials = plan_trials(recipe, inputs)
-    _check_hyperparameters(trials)
-    return Plan(recipe, inputs, trials)
+    return Plan(recipe, inputs, plan_trials(recipe, inputs))
 
 
 def run_leaderboard(plan: Plan, store_path: Path, display: Display, workers: int = 1) -> Run:
@@ -192,15 +189,3 @@ def _announce(plan: Plan, store: Store, missing: Sequence[TrialSpec], display: D
     again = plan.tried_again(store)
     if again:
         display.say(f"tried again: {', '.join(again)}")
-
-
-def _check_hyperparameters(trials: Sequence[TrialSpec]) -> None:
-    """Refuse what an optimizer does not take, before any work; plain rows cost no torch import."""
-    for trial in trials:
-        if trial.hyperparameters or parse_spec(trial.spec).provider:
-            from optbench_llm.create import validate_hyperparameters
-
-            given = {**trial.hyperparameters, "lr": trial.lr}
-            if trial.training["weight_decay"] is not None:
-                given["weight_decay"] = trial.training["weight_decay"]
-            validate_hyperparameters(trial.spec, given)

@@ -92,7 +92,7 @@ def _state_bytes_per_param(trial: TrialSpec) -> float:
     if spec.info is None or spec.info.rule is None:
         return 8.0
     rule, shape = spec.info.rule_class(), (1024, 1024)
-    settings = SimpleNamespace(**{**rule.defaults, **trial.hyperparameters})
+    settings = SimpleNamespace(**{**rule.defaults, **trial.settings})
     elements = sum(math.prod(slot.shape_for(shape)) for slot in rule.slots_for(shape, settings))
     return elements / math.prod(shape) * _STORAGE_BYTES[spec.storage]
 

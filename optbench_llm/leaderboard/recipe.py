@@ -14,12 +14,18 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from optbench_llm.catalog import parse_spec
 from optbench_llm.data import DataSettings
+from optbench_llm.leaderboard.optimizer_settings import (
+    check_settings,
+    declared_lr,
+    takes_weight_decay,
+)
 from optbench_llm.leaderboard.yaml_file import YamlFile, read_yaml
 
 Schedule = Literal["constant", "linear", "cosine"]
@@ -88,9 +94,11 @@ class OptimizerEntry(Section):
 
     @field_validator("args")
     @classmethod
-    def _not_lr(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _taken(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         if "lr" in value:
             raise ValueError("lr stands beside spec and args, not in args")
+        if value and "spec" in info.data:
+            check_settings(info.data["spec"], value)
         return value
 
 
@@ -174,20 +182,17 @@ class Recipe(Section):
             return entry.lr
         if self.lr != "declared":
             return float(self.lr)
-        return _declared_lr(entry.spec) * self.lr_scale
+        return declared_lr(entry.spec) * self.lr_scale
 
+    def weight_decay_of(self, entry: OptimizerEntry) -> float | None:
+        """What one row gets of the recipe's weight decay; None where it has its own or none.
 
-def _declared_lr(spec: str) -> float:
-    info = parse_spec(spec).info
-    if info is not None:
-        return info.lr
-    # Only a provider's own class knows its default, and that costs the import of torch.
-    from optbench_llm.create import validate_hyperparameters
-
-    defaults = validate_hyperparameters(spec, {})
-    if not isinstance(defaults.get("lr"), float):
-        raise ValueError(f"{spec} has no default lr: give it one, {{spec: {spec}, lr: 1e-3}}")
-    return defaults["lr"]
+        A decay of 0 asks nothing of an optimizer that knows no weight decay.
+        """
+        decay = self.training.weight_decay
+        if "weight_decay" in entry.args or (decay == 0 and not takes_weight_decay(entry.spec)):
+            return None
+        return decay
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {

@@ -32,8 +32,9 @@ _DETAILS = (
 def rank_rows(results: Sequence[TrialResult], rank_by: str) -> list[Row]:
     """One row a trial, best first; what did not finish shares the rank after the last that did.
 
-    Equal losses share a rank; a row without the loss to rank by comes after those with one. A failed trial keeps its reason and has None for what it never
-    measured: it is never dropped and never counted as zero.
+    Equal losses share a rank; a row without the loss to rank by comes after those with one. A
+    failed trial keeps its reason and has None for what it never measured: it is never dropped and
+    never counted as zero.
     """
     rows = [_row(result) for result in results]
     for row, label in zip(rows, _labels(rows), strict=True):

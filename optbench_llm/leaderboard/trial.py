@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import optbench_llm
-from optbench_llm.leaderboard.recipe import Recipe
+from optbench_llm.leaderboard.optimizer_settings import check_settings
+from optbench_llm.leaderboard.recipe import OptimizerEntry, Recipe
 
 
 def canonical_hash(value: Any, length: int) -> str:
@@ -39,6 +40,13 @@ class TrialSpec:
     inputs: Inputs
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """All that the optimizer is given: its arguments, lr and weight decay."""
+        decay = self.training["weight_decay"]
+        shared = {} if decay is None else {"weight_decay": decay}
+        return {**self.hyperparameters, **shared, "lr": self.lr}
+
+    @property
     def id(self) -> str:
         """Short hash of every field."""
         return canonical_hash(self.to_dict(), 12)
@@ -54,17 +62,34 @@ class TrialSpec:
 
 
 def plan_trials(recipe: Recipe, inputs: Inputs) -> list[TrialSpec]:
-    """The recipe's trials, in its order: every optimizer with the first seed, then the next."""
-    shared = recipe.training.model_dump(mode="json")
-    return [
+    """The recipe's trials, in its order: every optimizer with the first seed, then the next.
+
+    Raises:
+        ValueError: an optimizer does not take what the recipe sets for it.
+    """
+    trials = [
         TrialSpec(
             spec=entry.spec,
             hyperparameters=dict(entry.args),
             lr=recipe.lr_of(entry),
             seed=seed,
-            training={**shared, "schedule": recipe.schedule_of(entry)},
+            training=_training(recipe, entry),
             inputs=inputs,
         )
         for seed in recipe.seeds
         for entry in recipe.optimizers
     ]
+    for trial in trials[: len(recipe.optimizers)]:
+        try:
+            check_settings(trial.spec, trial.settings)
+        except ValueError as error:
+            raise ValueError(f"recipe {recipe.name}: {error}") from error
+    return trials
+
+
+def _training(recipe: Recipe, entry: OptimizerEntry) -> dict[str, Any]:
+    return {
+        **recipe.training.model_dump(mode="json"),
+        "schedule": recipe.schedule_of(entry),
+        "weight_decay": recipe.weight_decay_of(entry),
+    }

@@ -1,0 +1,53 @@
+"""What an optimizer takes: its declared lr, and checks that cost no torch for rules of ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optbench_llm.catalog import parse_spec
+from optbench_llm.rules.hyperparameters import check_hyperparameters
+
+
+def check_settings(spec: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """All hyperparameters of ``spec``: its defaults, overridden by ``settings``.
+
+    Raises:
+        ValueError: an unknown name or a value out of range; names the optimizer and what it takes.
+    """
+    parsed = parse_spec(spec)
+    info = parsed.info
+    if info is not None and info.rule is not None:
+        return check_hyperparameters(parsed.canonical, settings, info.rule_class())
+    if info is not None and settings.keys() <= {"lr", "weight_decay"} & info.defaults.keys():
+        # The catalog knows them, and a recipe their range.
+        return {**info.defaults, **settings}
+    # Only a provider's own class knows what else it takes, and that costs the import of torch.
+    from optbench_llm.create import validate_hyperparameters
+
+    return validate_hyperparameters(spec, settings)
+
+
+def declared_lr(spec: str) -> float:
+    """The learning rate that catalog or provider declares for ``spec``.
+
+    Raises:
+        ValueError: neither has one.
+    """
+    info = parse_spec(spec).info
+    lr = info.lr if info is not None else check_settings(spec, {}).get("lr")
+    if isinstance(lr, bool) or not isinstance(lr, int | float):
+        raise ValueError(f"{spec} has no default lr: give it one, {{spec: {spec}, lr: 1e-3}}")
+    return float(lr)
+
+
+def takes_weight_decay(spec: str) -> bool:
+    """Whether ``spec`` has a hyperparameter of that name."""
+    info = parse_spec(spec).info
+    if info is not None and "weight_decay" in info.defaults:
+        return True
+    check_settings(spec, {})
+    try:
+        check_settings(spec, {"weight_decay": 0.0})
+    except ValueError:
+        return False
+    return True
