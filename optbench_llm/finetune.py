@@ -7,11 +7,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 from rich.console import Console
-from transformers import TrainerCallback
 from transformers.utils import logging as transformers_logging
 
 from optbench_llm.catalog import parse_spec
@@ -22,9 +21,12 @@ from optbench_llm.training.arguments import OptBenchArguments
 from optbench_llm.training.checkpoints import check_resumable
 from optbench_llm.training.flags import FlagParser, take
 from optbench_llm.training.lora import with_lora
-from optbench_llm.training.progress import FinetuneProgress, result_line
+from optbench_llm.training.progress import Beginning, FinetuneProgress, result_line
 from optbench_llm.training.run import run_training
 from optbench_llm.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
 
 #: Settings of a run that say where and how often something is written, not what comes out.
 UNDECISIVE = {
@@ -103,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Exits with 2 on wrong input, with 1 when the run diverged, with 130 when it was interrupted.
     """
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    beginning = _Beginning()
+    beginning = Beginning()
     try:
         options, args = parse_arguments(sys.argv[1:] if argv is None else argv)
         result = finetune(options, args, callbacks=[beginning])
@@ -117,15 +119,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
     if result["status"] != "done":
         raise SystemExit(1)
-
-
-class _Beginning(TrainerCallback):
-    """Tells the user's input, all of it read when the first step begins, from what follows."""
-
-    is_over = False
-
-    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        self.is_over = True
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[FinetuneArguments, OptBenchArguments]:

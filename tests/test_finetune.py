@@ -144,7 +144,7 @@ def test_diverged_run_is_a_result(tmp_path, data, capsys):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--optim", "lionn"], "Nearest: "),
+        (["--optim", "lionn"], "Nearest: lion,"),
         (["--optim", "hf:adamw_torch", "--optim-args", "amsgrad=True"], "amsgrad"),
         (["--optim", "adan", "--optim-args", "betas=(0.9"], "betas=(0.9"),
         (["--optim", "adan", "--optim-args", "gama=1"], "It accepts"),

@@ -14,6 +14,16 @@ from optbench_llm.create import effective_hyperparameters
 from optbench_llm.training.optimizer_clock import unwrapped
 
 
+class Beginning(TrainerCallback):
+    """Tells the user's input, all of it read when the first step begins, from what follows."""
+
+    is_over = False
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        """All that can be wrong with the input has shown."""
+        self.is_over = True
+
+
 class FinetuneProgress(TrainerCallback):
     """Prints the effective settings of each parameter group, then a line per logging interval."""
 
