@@ -62,6 +62,10 @@ class FinetuneArguments:
     max_bad_fraction: float = field(
         default=0.01, metadata={"help": "Share of unusable records above which data is refused."}
     )
+    max_eval_blocks: int | None = field(
+        default=None,
+        metadata={"help": "Evaluate on the first blocks of the validation split only."},
+    )
     lora_r: int | None = field(
         default=None, metadata={"help": "Train LoRA adapters of this rank instead of the model."}
     )
@@ -82,6 +86,8 @@ class FinetuneArguments:
         for name in ("lora_alpha", "lora_target_modules"):
             if self.lora_r is None and getattr(self, name) is not None:
                 raise ValueError(f"--{name.replace('_', '-')} has no effect without --lora-r")
+        if self.max_eval_blocks is not None and self.max_eval_blocks < 1:
+            raise ValueError(f"--max-eval-blocks {self.max_eval_blocks}: expected 1 or more")
         if self.resume and self.overwrite:
             raise ValueError("--resume and --overwrite exclude each other")
 
@@ -168,7 +174,7 @@ def finetune(
     if resume:
         console.print(f"resuming from {checkpoint or 'the beginning, there is no checkpoint yet'}")
     loaded = load_model(options.model, seed=args.seed)
-    splits = load_data(data, loaded.tokenizer)
+    splits = load_data(data, loaded.tokenizer).with_validation(options.max_eval_blocks)
     model: Any = loaded.model
     if options.lora_r is not None:
         targets = options.lora_target_modules
@@ -204,6 +210,7 @@ def _decisive_settings(
         "model_fingerprint": model_fingerprint(options.model),
         "data": data.model_dump(mode="json"),
         "data_fingerprint": data_fingerprint(data),
+        "max_eval_blocks": options.max_eval_blocks,
         "lora": lora if options.lora_r is not None else None,
         **training,
     }

@@ -430,3 +430,15 @@ def test_alpaca_records_load_without_loss(alpaca_file, tokenizer) -> None:
     )
     assert records[0]["instruction"] in everything
     assert records[0]["output"][:40] in everything, "a long answer is cut, and only at its end"
+
+
+def test_a_shortened_validation_split_keeps_the_first_blocks_and_the_rest_of_the_splits(tokenizer):
+    """What a quick evaluation looks at is a prefix of what a whole one does."""
+    splits = load_data(DataSettings(source="optbench:pydocs", max_records=400), tokenizer)
+    shorter = splits.with_validation(5)
+    assert len(shorter.validation) == 5 < len(splits.validation)
+    for index in range(5):
+        item, whole = shorter.validation[index], splits.validation[index]
+        assert torch.equal(item["input_ids"], whole["input_ids"])
+    assert shorter.train is splits.train
+    assert splits.with_validation(None) is splits

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import load, save
+from torch.utils.data import Subset
 
 from optbench_llm.cache import cache_dir, read_checked, write_checked
 from optbench_llm.data.blocks import Blocks
@@ -24,10 +25,16 @@ class DataSplits:
     """The blocks of each split, the data's fingerprint, and what became of the records."""
 
     train: Blocks
-    validation: Blocks
+    validation: Blocks | Subset
     test: Blocks
     fingerprint: str
     report: RecordReport
+
+    def with_validation(self, blocks: int | None) -> DataSplits:
+        """These splits with the first ``blocks`` of the validation split; None keeps all."""
+        if blocks is None or blocks >= len(self.validation):
+            return self
+        return replace(self, validation=Subset(self.validation, range(blocks)))
 
 
 def load_data(settings: DataSettings, tokenizer: Any) -> DataSplits:
