@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from optbench_llm.leaderboard.cores import usable_cores
 from optbench_llm.leaderboard.environment import describe_environment
-from optbench_llm.leaderboard.local import usable_cores
 from optbench_llm.leaderboard.recipe import Recipe, load_recipe
 from optbench_llm.leaderboard.trial import Inputs, TrialSpec, plan_trials
 

@@ -130,9 +130,10 @@ class _Session:
                 elif isinstance(event, Stepped):
                     self._running[event.worker][1].append(event.loss)
                 elif isinstance(event, Finished):
-                    del self._running[event.worker]
                     record = {**event.record, "wall_s": event.wall_s}
                     self._store.put(event.trial, record, event.losses, self._environment)
+                    # Last: Ctrl-C while it is stored must not lose it.
+                    self._running.pop(event.worker, None)
                     self.write_tables()
                 self._display.show(event)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import optbench_llm
-from optbench_llm.leaderboard.local import usable_cores
+from optbench_llm.leaderboard.cores import usable_cores
 
 _PACKAGES = ("torch", "transformers", "accelerate", "bitsandbytes", "datasets")
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from optbench_llm.leaderboard.cores import threads_per_worker
 from optbench_llm.leaderboard.executor import (
     Event,
     Finished,
@@ -21,13 +21,6 @@ from optbench_llm.leaderboard.executor import (
 )
 from optbench_llm.leaderboard.process import EXITED, WorkerProcess
 from optbench_llm.leaderboard.trial import TrialSpec
-
-
-def usable_cores() -> int:
-    """CPU cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @dataclass
@@ -44,16 +37,22 @@ class LocalExecutor:
     """``workers`` processes, each with its share of the cores; one that fails is replaced.
 
     A worker loads data, model and code once and then runs trial after trial. It is kept only while
-    its trials succeed: what a failed trial left behind can touch no other.
+    its trials succeed: what a failed trial left behind can touch no other. Once any worker has been
+    ready, one that cannot start is tried once more; when none is left, neither are trials to hope
+    for, and the rest become rows that say why.
     """
 
     setup: dict[str, Any]
     workers: int
     log_folder: Path
     trial_timeout_s: float | None = None
+    # Loading includes the untouched model's evaluation.
+    start_timeout_s: float = 3600.0
     _inbox: queue.Queue = field(default_factory=queue.Queue, init=False)
     _running: dict[WorkerProcess, _Running | None] = field(default_factory=dict, init=False)
     _pending: deque[TrialSpec] = field(default_factory=deque, init=False)
+    _ever_ready: bool = field(default=False, init=False)
+    _failed_starts: Counter[int] = field(default_factory=Counter, init=False)
 
     def run(self, trials: Sequence[TrialSpec]) -> Generator[Event, None, None]:
         """Run ``trials`` in order; see `Executor.run`."""
@@ -70,10 +69,10 @@ class LocalExecutor:
 
     def _start(self, number: int) -> None:
         log = self.log_folder / f"worker-{number}.log"
-        threads = max(1, usable_cores() // self.workers)
+        threads = threads_per_worker(self.workers)
         # Only the first worker measures the untouched model, and only once.
         baseline = self.setup["baseline"] and number == 1
-        setup = {**self.setup, "threads": threads, "number": number, "baseline": baseline}
+        setup = {**self.setup, "threads": threads, "baseline": baseline}
         self._running[WorkerProcess(number, setup, self._inbox, log)] = None
 
     def _next_events(self) -> Iterator[Event]:
@@ -88,10 +87,12 @@ class LocalExecutor:
         kind = message["event"]
         if kind == "ready":
             self.setup["baseline"] = False
+            self._ever_ready = True
+            del self._failed_starts[worker.number]
             yield Ready(worker.number, message["facts"])
             yield from self._give_next(worker)
         elif kind == "refused":
-            raise ValueError(message["message"])
+            yield from self._cannot_start(worker, message["message"])
         elif kind == "step" and running:
             running.losses.append(message["loss"])
             yield Stepped(worker.number, running.trial, message["step"], message["loss"])
@@ -103,11 +104,13 @@ class LocalExecutor:
                 self._replace(worker)
         elif kind == EXITED:
             status, reason = worker.death()
-            if running is None:
-                raise ValueError(
-                    f"worker {worker.number} could not start: {reason} in {worker.log.parent}"
-                )
-            yield self._fail(worker, status, reason)
+            if running is not None:
+                yield self._fail(worker, status, reason)
+                return
+            where = f"{reason} in {worker.log.parent}"
+            yield from self._cannot_start(
+                worker, f"worker {worker.number} could not start: {where}"
+            )
 
     def _give_next(self, worker: WorkerProcess) -> Iterator[Event]:
         if not self._pending:
@@ -142,18 +145,45 @@ class LocalExecutor:
         if self._pending:
             self._start(worker.number)
 
+    def _cannot_start(self, worker: WorkerProcess, reason: str) -> Iterator[Event]:
+        if not self._ever_ready:
+            raise ValueError(reason)
+        worker.kill()
+        del self._running[worker]
+        self._failed_starts[worker.number] += 1
+        if self._pending and self._failed_starts[worker.number] == 1:
+            self._start(worker.number)
+        elif not self._running:
+            while self._pending:
+                trial = self._pending.popleft()
+                record = failed_record(trial, "error", reason)
+                yield Finished(worker.number, trial, record, [], 0.0)
+
+    def _deadlines(self) -> dict[WorkerProcess, float]:
+        """When each worker is overdue, of those that have a limit."""
+        deadlines = {}
+        for worker, running in self._running.items():
+            if running is None:
+                deadlines[worker] = worker.began + self.start_timeout_s
+            elif self.trial_timeout_s is not None:
+                deadlines[worker] = running.began + self.trial_timeout_s
+        return deadlines
+
     def _patience_s(self) -> float | None:
-        """Seconds until the first running trial is overdue; None where there is no limit."""
-        if self.trial_timeout_s is None:
-            return None
-        begun = [running.began for running in self._running.values() if running]
-        return max(0.0, min(begun) + self.trial_timeout_s - time.monotonic()) if begun else None
+        """Seconds until the first worker is overdue; None where there is no limit."""
+        deadlines = self._deadlines().values()
+        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
 
     def _end_overdue(self) -> Iterator[Event]:
-        assert self.trial_timeout_s is not None
         now = time.monotonic()
-        for worker, running in list(self._running.items()):
-            if running and now - running.began >= self.trial_timeout_s:
+        for worker, deadline in self._deadlines().items():
+            if now < deadline:
+                continue
+            running = self._running[worker]
+            if running is None:
+                reason = f"worker {worker.number} was not ready after {self.start_timeout_s:g} s"
+                yield from self._cannot_start(worker, f"{reason}; see {worker.log}")
+            else:
                 reason = (
                     f"over the recipe's limit of {self.trial_timeout_s:g} s "
                     f"after step {len(running.losses)}"

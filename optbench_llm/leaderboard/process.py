@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class WorkerProcess:
     def __init__(self, number: int, setup: dict[str, Any], inbox: queue.Queue, log: Path) -> None:
         self.number = number
         self.log = log
+        self.began = time.monotonic()
         self._inbox = inbox
         self._oom_kills_before = _oom_kills()
         threads = str(setup["threads"])
@@ -94,10 +96,15 @@ class WorkerProcess:
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._inbox.put((self, json.loads(line)))
-        self._process.wait()
-        self._inbox.put((self, {"event": EXITED}))
+        try:
+            for line in self._process.stdout:
+                self._inbox.put((self, json.loads(line)))
+        except ValueError:
+            # The last line of a worker that was killed while it wrote; nothing can follow it.
+            self.kill()
+        finally:
+            self._process.wait()
+            self._inbox.put((self, {"event": EXITED}))
 
 
 def _oom_kills() -> int:
