@@ -60,6 +60,11 @@ def test_a_row_without_the_loss_to_rank_by_comes_after_those_with_one():
         (["adam", "sgd"], {}, ["adam", "sgd"]),
         (["adam", {"spec": "adam", "lr": 0.5}], {}, ["adam lr=0.001", "adam lr=0.5"]),
         (["adam", {"spec": "adam", "args": {"eps": 0.1}}], {}, ["adam", "adam eps=0.1"]),
+        (
+            ["sgdp", {"spec": "sgdp", "schedule": "constant"}],
+            {},
+            ["sgdp cosine", "sgdp constant"],
+        ),
         (["adam"], {"seeds": [1, 2]}, ["adam seed=1", "adam seed=2"]),
     ],
 )
@@ -86,6 +91,38 @@ def test_notes_tell_reasons_exceptions_and_machine():
     board = Board(TINY, environment, rank_rows(found, "train_loss"))
     notes = "\n".join(board.notes())
     assert "sgd: diverged: loss is nan at step 3" in notes
-    assert "Constant lr, as the method demands: adamw-schedulefree." in notes
     assert "1 of 2 rows were measured on another machine" in notes
+    assert "losses may differ in the last digits" in notes
     assert "Some CPU, 2 cores; torch 2.13." in notes
+
+
+def notes_of(board: Board) -> str:
+    return "\n".join(board.notes())
+
+
+def test_each_row_with_another_schedule_is_listed_with_what_it_had():
+    """Only a schedule that the method itself demands is put down to it."""
+    entries = ["adamw-schedulefree", {"spec": "sgd", "schedule": "constant"}]
+    found = results(*entries, {"spec": "adam", "schedule": "linear"}, records=[done(1.0)] * 3)
+    environment = {"versions": {}, "processor": "Some CPU", "cores": 2}
+    notes = notes_of(Board(TINY, environment, rank_rows(found, "train_loss")))
+    assert (
+        "Schedules other than cosine: adamw-schedulefree constant, as the method demands; "
+        "sgd constant; adam linear." in notes
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "others"),
+    [
+        ("gpt2-alpaca-reference", "The same model and data", "never compare"),
+        ("tiny-gpt2", "never compare", "The same model and data"),
+    ],
+)
+def test_published_figures_are_compared_with_the_same_model_and_data_alone(name, words, others):
+    """The reference board is made for that comparison, all others are not."""
+    found = results("adam", records=[done(1.0)])
+    environment = {"versions": {}, "processor": "Some CPU", "cores": 2}
+    notes = notes_of(Board(load_recipe(name), environment, rank_rows(found, "train_loss")))
+    assert words in notes
+    assert others not in notes

@@ -29,6 +29,8 @@ from optbench_llm.models import model_fingerprint
 
 _UNTOUCHED = "untouched.json"
 _TABLES = ("leaderboard.json", "leaderboard.csv", "leaderboard.md")
+# Where these differ, so may speed, memory and the last digits of losses.
+_MEASURED_WITH = ("versions", "processor", "device", "threads")
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Run:
 
     board: Board
     not_run: int
+    any_done: bool
     interrupted: bool
 
 
@@ -82,7 +85,8 @@ def run_leaderboard(plan: Plan, store_path: Path, display: Display, workers: int
     Ctrl-C ends the running trials, which are stored as interrupted, and returns what there is.
 
     Raises:
-        ValueError: the store cannot be used (see `Store.open`), or the workers cannot start.
+        ValueError: the store cannot be used (see `Store.open`), its results come from another type
+            of device, or the workers cannot start.
     """
     with Store.open(store_path, plan.identity) as store:
         missing = plan.missing(store)
@@ -103,8 +107,9 @@ def run_leaderboard(plan: Plan, store_path: Path, display: Display, workers: int
                 session.store_interrupted()
                 interrupted = True
         board = session.write_tables()
-        not_run = sum(store.get(trial) is None for trial in plan.trials)
-        return Run(board, not_run, interrupted)
+        stored = [store.get(trial) for trial in plan.trials]
+        any_done = any(result.record["status"] == "done" for result in stored if result)
+        return Run(board, stored.count(None), any_done, interrupted)
 
 
 class _Session:
@@ -118,6 +123,7 @@ class _Session:
         self._environment = environment
         self._display = display
         self._running: dict[int, tuple[TrialSpec, list[float]]] = {}
+        self._unstored: Finished | None = None
 
     def run(self, executor: Executor, trials: Sequence[TrialSpec]) -> None:
         self._display.plan(trials, self._plan.recipe.training.max_steps)
@@ -130,15 +136,15 @@ class _Session:
                 elif isinstance(event, Stepped):
                     self._running[event.worker][1].append(event.loss)
                 elif isinstance(event, Finished):
-                    record = {**event.record, "wall_s": event.wall_s}
-                    self._store.put(event.trial, record, event.losses, self._environment)
-                    # Last: Ctrl-C while it is stored must not lose it.
-                    self._running.pop(event.worker, None)
+                    self._unstored = event
+                    self._keep(event)
                     self.write_tables()
                 self._display.show(event)
 
     def store_interrupted(self) -> None:
         """Keep the running trials as rows that say how far they came."""
+        if self._unstored is not None:
+            self._keep(self._unstored)
         for trial, losses in self._running.values():
             reason = f"Ctrl-C after step {len(losses)}"
             record = failed_record(trial, "interrupted", reason, losses)
@@ -147,10 +153,10 @@ class _Session:
     def write_tables(self) -> Board:
         """Rank what the store holds and write it in every form."""
         rows = rank_rows(self._store.results, self._plan.recipe.rank_by)
-        environment = {**self._environment, **(self._store.read_json(_UNTOUCHED) or {})}
-        here = self._environment
+        here = self._measured_with()
+        environment = {**here, **(self._store.read_json(_UNTOUCHED) or {})}
         environment["rows_measured_elsewhere"] = sum(
-            any(result.environment[key] != here[key] for key in ("versions", "processor"))
+            any(result.environment.get(key) != here.get(key) for key in _MEASURED_WITH)
             for result in self._store.results
         )
         board = Board(self._plan.recipe, environment, rows)
@@ -159,7 +165,22 @@ class _Session:
             self._store.write(name, text)
         return board
 
+    def _keep(self, event: Finished) -> None:
+        """Store a result; safe to repeat, should Ctrl-C come in the middle."""
+        record = {**event.record, "wall_s": event.wall_s}
+        self._store.put(event.trial, record, event.losses, self._environment)
+        self._running.pop(event.worker, None)
+        self._unstored = None
+
+    def _measured_with(self) -> dict[str, Any]:
+        """This run's environment; where nothing ran, the one that most stored results share."""
+        stored = [result.environment for result in self._store.results]
+        if "device" in self._environment or not stored:
+            return self._environment
+        return max(stored, key=stored.count)
+
     def _learn(self, facts: dict[str, Any]) -> None:
+        self._refuse_other_device(facts["environment"]["device_type"])
         if "device" not in self._environment:
             self._display.say(facts["data"])
         self._environment = {**self._environment, **facts["environment"]}
@@ -167,6 +188,15 @@ class _Session:
             loss = facts["untouched_eval_loss"]
             self._store.write_json(_UNTOUCHED, {"untouched_eval_loss": loss})
             self._display.say(f"untouched model: eval loss {loss:.4f}")
+
+    def _refuse_other_device(self, here: str) -> None:
+        for result in self._store.results:
+            there = result.environment.get("device_type", here)
+            if there != here:
+                raise ValueError(
+                    f"store {self._store.path}: holds results measured on {there}, and this run is "
+                    f"on {here}: choose another folder with --store"
+                )
 
 
 def _setup(plan: Plan, store: Store) -> dict[str, Any]:

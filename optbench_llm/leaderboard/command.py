@@ -41,7 +41,7 @@ def run_command(
     _print_run(run, path)
     if run.interrupted:
         return INTERRUPTED
-    return ALL_RUN if any(row["status"] == "done" for row in run.board.rows) else NONE_DONE
+    return ALL_RUN if run.any_done else NONE_DONE
 
 
 def changed(recipe: Recipe, changes: dict[str, Any], specs: Sequence[str] | None) -> Recipe:

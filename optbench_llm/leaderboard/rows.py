@@ -88,9 +88,9 @@ def _published_loss(text: str) -> float | None:
 
 
 def _labels(rows: Sequence[Row]) -> list[str]:
-    """The spec of each row, with what of arguments, lr and seed it takes to tell rows apart."""
+    """The spec of each row, with what else it takes to tell rows apart."""
     labels = [row["optimizer"] for row in rows]
-    for describe in (_arguments, _lr, _seed):
+    for describe in (_arguments, _lr, _schedule, _seed):
         count = Counter(labels)
         described: dict[str, set[str]] = {}
         for row, label in zip(rows, labels, strict=True):
@@ -110,6 +110,10 @@ def _arguments(row: Row) -> str:
 
 def _lr(row: Row) -> str:
     return f"lr={row['lr']:g}"
+
+
+def _schedule(row: Row) -> str:
+    return row["schedule"]
 
 
 def _seed(row: Row) -> str:

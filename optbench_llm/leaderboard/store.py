@@ -125,6 +125,9 @@ class Store:
             trial.to_dict(), trial.id, finite["record"], finite["losses"], environment
         )
         scratch = self.path / "trials" / f"{_SCRATCH}{trial.folder}"
+        earlier = scratch.with_name(f"{scratch.name}-earlier")
+        for left_over in (scratch, earlier):
+            shutil.rmtree(left_over, ignore_errors=True)
         scratch.mkdir()
         lines = [_line({"step": i, "loss": loss}) for i, loss in enumerate(result.losses, 1)]
         _write_file(scratch / "losses.jsonl", "".join(lines))
@@ -134,10 +137,10 @@ class Store:
 
         folder = self.path / "trials" / trial.folder
         if folder.exists():
-            folder.rename(scratch.with_name(f"{scratch.name}-earlier"))
+            folder.rename(earlier)
         scratch.rename(folder)
         _flush_folder(folder.parent)
-        shutil.rmtree(scratch.with_name(f"{scratch.name}-earlier"), ignore_errors=True)
+        shutil.rmtree(earlier, ignore_errors=True)
         self._results[trial.id] = result
         return result
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from optbench_llm.catalog import parse_spec
 from optbench_llm.leaderboard.recipe import Recipe
 from optbench_llm.leaderboard.rows import Row
 from optbench_llm.leaderboard.store import finite_only
@@ -19,11 +20,19 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MISSING = "–"
-PUBLISHED_NOTE = (
+_PUBLISHED = (
     "Published: train loss of GPT-2 on Alpaca in the table that LMFlow published in 2024, one run "
-    "each at one lr for all. Another model and other data: read its order, "
-    "never compare its numbers with this table's."
+    "each at one lr for all."
 )
+_PUBLISHED_ELSEWHERE = (
+    "Another model and other data: read its order, never compare its numbers with this table's."
+)
+_PUBLISHED_HERE = (
+    "The same model and data as here, other software and hardware: compare order and rough bands, "
+    "not digits."
+)
+_PUBLISHED_MODELS = ("gpt2", "openai-community/gpt2")
+_PUBLISHED_DATA = "tatsu-lab/alpaca"
 
 
 def _number(pattern: str, scale: float = 1) -> Callable[[Any], str]:
@@ -69,8 +78,13 @@ class Board:
     rows: Sequence[Row]
 
     def to_dict(self) -> dict[str, Any]:
-        """``{"recipe", "environment", "rows"}``, plain values without NaN."""
+        """``{"recipe", "environment", "rows"}``, plain values without NaN.
+
+        The recipe lists the optimizers of all rows, of this run and of earlier ones.
+        """
         recipe = self.recipe.model_dump(mode="json")
+        if self.rows:
+            recipe["optimizers"] = _entries(self.rows)
         recipe = {"hash": canonical_hash(recipe, 12), "track": self.recipe.track, **recipe}
         return finite_only(
             {"recipe": recipe, "environment": self.environment, "rows": list(self.rows)}
@@ -110,26 +124,29 @@ class Board:
         ]
         metric = self.recipe.rank_by.replace("_", " ")
         notes.append(f"Ranked by {metric}, lower is better; {self.recipe.track}.")
-        other = [row["label"] for row in self.rows if row["schedule"] != self._schedule]
+        schedule = self.recipe.training.schedule
+        other = [_schedule(row) for row in self.rows if row["schedule"] != schedule]
         if other:
-            notes.append(f"Constant lr, as the method demands: {', '.join(other)}.")
+            notes.append(f"Schedules other than {schedule}: {'; '.join(other)}.")
         untouched = self.environment.get("untouched_eval_loss")
         if untouched is not None:
             notes.append(f"The untouched model's eval loss is {untouched:.4f}.")
         if any(row["published_loss"] is not None for row in self.rows):
-            notes.append(f"* {PUBLISHED_NOTE}")
+            notes.append(f"* {_PUBLISHED} {self._published_compares()}")
         elsewhere = self.environment.get("rows_measured_elsewhere", 0)
         if elsewhere:
             notes.append(
-                f"{elsewhere} of {len(self.rows)} rows were measured on another machine or with "
-                "other package versions: compare their speed and memory with care."
+                f"{elsewhere} of {len(self.rows)} rows were measured on another machine or device, "
+                "with other package versions or another number of threads: compare their speed and "
+                "memory with care; losses may differ in the last digits as well."
             )
         notes.append(_machine(self.environment))
         return notes
 
-    @property
-    def _schedule(self) -> str:
-        return self.recipe.training.schedule
+    def _published_compares(self) -> str:
+        model, data = self.recipe.model, self.recipe.data.source
+        same = model in _PUBLISHED_MODELS and data == _PUBLISHED_DATA
+        return _PUBLISHED_HERE if same else _PUBLISHED_ELSEWHERE
 
     def to_rich(self, console: Console) -> Table:
         """The table for a terminal; where it is too narrow, the least telling columns go."""
@@ -165,6 +182,23 @@ class Board:
 _KEYS = [column.key for column in COLUMNS]
 _TEXT = ("label", "status")
 _FIRST_TO_GO = ("steps", "lr", "peak_mem_bytes", "optimizer_step_ms")
+
+
+def _schedule(row: Row) -> str:
+    info = parse_spec(row["optimizer"]).info
+    demanded = info is not None and row["schedule"] == info.schedule == "constant"
+    return f"{row['label']} {row['schedule']}{', as the method demands' if demanded else ''}"
+
+
+def _entries(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The rows as a recipe would list them, once for all seeds."""
+    entries: list[dict[str, Any]] = []
+    for row in rows:
+        keys = {"spec": "optimizer", "lr": "lr", "schedule": "schedule", "args": "arguments"}
+        entry = {key: row[of_row] for key, of_row in keys.items()}
+        if entry not in entries:
+            entries.append(entry)
+    return entries
 
 
 def _cells(row: Row) -> list[str]:

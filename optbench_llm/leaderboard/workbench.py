@@ -57,10 +57,12 @@ class Workbench:
 
     def facts(self) -> dict[str, Any]:
         """What the parent should know of this worker."""
-        cuda = torch.cuda.is_available()
-        device = torch.cuda.get_device_name() if cuda else "cpu"
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        device_type = accelerator.type if accelerator else "cpu"
+        device = torch.cuda.get_device_name() if device_type == "cuda" else device_type
+        threads = self._setup["threads"]
         return {
-            "environment": {"device": device, "threads": self._setup["threads"]},
+            "environment": {"device": device, "device_type": device_type, "threads": threads},
             "steps": self._steps(),
             "data": str(self._splits.report),
             "untouched_eval_loss": self._untouched_eval_loss(),
