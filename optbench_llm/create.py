@@ -99,13 +99,17 @@ def effective_hyperparameters(optimizer: torch.optim.Optimizer) -> list[dict[str
     return [
         {
             "elements": sum(p.numel() for p in group["params"]),
-            **{name: _plain(value) for name, value in group.items() if name not in _NOT_SETTINGS},
+            **{name: _plain(value) for name, value in group.items() if _tells(name, value)},
         }
         for group in optimizer.param_groups
     ]
 
 
 _NOT_SETTINGS = ("params", "param_names", "spec", "observations")
+
+
+def _tells(name: str, value: Any) -> bool:
+    return name not in _NOT_SETTINGS and (name, value) != ("conv1d", False)
 
 
 def _plain(value: Any) -> Any:
