@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
-import struct
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 
 from optbench_llm.catalog import parse_spec
 from optbench_llm.leaderboard.board import Plan
+from optbench_llm.leaderboard.model_size import ModelSize, model_size
 from optbench_llm.leaderboard.store import Store
 from optbench_llm.leaderboard.trial import TrialSpec
-from optbench_llm.models.locate import RANDOM, locate
 
 _STORAGE_BYTES = {None: 4.0, "bf16": 2.0, "int8": 1.0}
 # The untouched weights, those in training, and their gradient.
@@ -27,6 +24,10 @@ _CALIBRATION_S = 0.3
 _EFFICIENCY = 0.25
 # What a process with torch and transformers occupies before it holds a model.
 _LIBRARIES_BYTES = 0.5 * 2**30
+# Of a transformer's layer: about so many values a token and unit of width wait for their gradient.
+_KEPT_VALUES_PER_WIDTH = 17
+# Logits, their probabilities and their gradient.
+_LOGIT_COPIES = 3
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,17 @@ def estimate(plan: Plan, store: Store, workers: int) -> Estimate:
         peak = max(record["peak_mem_bytes"] for record in measured)
         basis = f"from the {len(measured)} finished trials of this store"
         return Estimate(_START_S + wall_s * rounds, peak, basis)
-    parameters = _parameters(plan.recipe.model)
+    size = model_size(plan.recipe.model)
     steps = plan.recipe.training.max_steps
-    if parameters is None or steps is None:
+    if size is None or steps is None:
         return Estimate(None, None, "finish one trial, and it will be taken from that")
-    trial_s = _flops(plan, parameters, steps) / (_matmul_flops_per_s() * _EFFICIENCY)
+    trial_s = _flops(plan, size.parameters, steps) / (_matmul_flops_per_s() * _EFFICIENCY)
     state = max(_state_bytes_per_param(trial) for trial in missing)
-    memory = _LIBRARIES_BYTES + parameters * (_WEIGHTS_AND_GRADIENT_BYTES + state)
-    basis = f"rough, from {parameters / 1e6:.1f} M parameters, without activations"
+    activations = _activation_bytes(plan, size)
+    weights = size.parameters * (_WEIGHTS_AND_GRADIENT_BYTES + state)
+    memory = _LIBRARIES_BYTES + weights + activations
+    basis = f"rough, from {size.parameters / 1e6:.1f} M parameters"
+    basis += "" if activations else ", without activations"
     return Estimate(_START_S + trial_s * rounds * workers, memory, basis)
 
 
@@ -97,24 +101,15 @@ def _state_bytes_per_param(trial: TrialSpec) -> float:
     return elements / math.prod(shape) * _STORAGE_BYTES[spec.storage]
 
 
-def _parameters(model: str) -> int | None:
-    """Parameter count by the headers of the model's files; None where they do not tell."""
-    if model.startswith(RANDOM):
-        return None
-    files = locate(model)
-    if files.is_gguf:
-        from gguf import GGUFReader
-
-        return sum(int(tensor.n_elements) for tensor in GGUFReader(files.path).tensors)
-    weights = list(files.path.glob("*.safetensors"))
-    return sum(_elements(path) for path in weights) if weights else None
-
-
-def _elements(safetensors: Path) -> int:
-    with safetensors.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-    return sum(math.prod(t["shape"]) for name, t in header.items() if name != "__metadata__")
+def _activation_bytes(plan: Plan, size: ModelSize) -> float:
+    """What a step keeps for the backward pass, and its logits with their gradient, in fp32."""
+    if size.width is None or size.layers is None or size.vocabulary is None:
+        return 0.0
+    training, block = plan.recipe.training, plan.recipe.data.block_size
+    tokens = training.batch_size * block
+    kept = tokens * size.layers * size.width * _KEPT_VALUES_PER_WIDTH
+    logits = max(tokens, training.eval_batch_size * block) * size.vocabulary * _LOGIT_COPIES
+    return 4.0 * (kept + logits)
 
 
 def _duration(seconds: float) -> str:
