@@ -9,6 +9,7 @@ import pytest
 
 from optbench_llm.catalog import published_optimizers
 from optbench_llm.leaderboard.command import changed
+from optbench_llm.leaderboard.optimizer_settings import declared_lr
 from optbench_llm.leaderboard.recipe import load_recipe, override, shipped_recipes
 from optbench_llm.leaderboard.trial import Inputs, plan_trials
 from optbench_llm.leaderboard.workbench import training_arguments
@@ -90,6 +91,11 @@ def test_numbers_with_an_exponent_are_numbers(write):
         ("version: 1\n", "", None, ["version: this key is missing"]),
         ("version: 1", "version: 1\nversion: 2", 3, ["version", "given twice"]),
         ("name: mine", "name: [", 3, ["expected"]),
+        ("name: mine", "name: {{ x }}", 1, ["expected a plain key"]),
+        ("name: mine", "name: mi\x01ne", 1, ["'\\x01' is not allowed"]),
+        ("lr: declared", "lr: true", 8, ["lr", "not true or false"]),
+        ("max_steps: 3", "max_steps: true", 7, ["training.max_steps", "not true or false"]),
+        ("lr: declared", "seeds: [true]", 8, ["seeds", "not true or false"]),
     ],
 )
 def test_a_fault_is_named_with_file_line_key_and_what_was_expected(write, old, new, line, words):
@@ -183,6 +189,11 @@ def test_ranking_by_eval_loss_needs_something_to_evaluate_on(write):
     path = write("block_size: 64}", "block_size: 64, validation_fraction: 0}\nrank_by: eval_loss")
     with pytest.raises(ValueError, match=r"rank_by: eval_loss needs a data\.validation_fraction"):
         load_recipe(path)
+
+
+def test_a_whole_number_is_a_declared_lr_too():
+    """torch writes LBFGS's default as 1."""
+    assert declared_lr("torch:LBFGS") == 1.0
 
 
 def test_a_wrong_change_names_its_key(write):

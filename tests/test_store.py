@@ -130,11 +130,20 @@ def test_a_store_that_cannot_be_written_is_refused(tmp_path):
         pass
 
 
-def test_a_damaged_trial_is_named(tmp_path):
+@pytest.mark.parametrize("text", ["", "{", "[]", "null"])
+def test_a_damaged_store_is_named(tmp_path, text):
+    """It is neither a traceback nor an empty store."""
+    (tmp_path / "recipe.json").write_text(text)
+    with pytest.raises(ValueError, match=r"recipe\.json: damaged.*--store"):
+        Store.read(tmp_path, identity(RECIPE, INPUTS))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "null", '{"trial": {}, "id": "x", "record": {}}'])
+def test_a_damaged_trial_is_named(tmp_path, text):
     """A disk's fault ends in a message with the folder, not in a traceback."""
     with Store.open(tmp_path, identity(RECIPE, INPUTS)) as store:
         store.put(TRIAL, DONE, [1.0], ENVIRONMENT)
-    (tmp_path / "trials" / TRIAL.folder / "result.json").write_text("{")
+    (tmp_path / "trials" / TRIAL.folder / "result.json").write_text(text)
     with pytest.raises(ValueError, match=rf"{TRIAL.id}: damaged.*delete this folder"):
         Store.read(tmp_path, identity(RECIPE, INPUTS))
 

@@ -49,6 +49,14 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_flag_for_a_number(cls, value: Any) -> Any:
+        """No key of a recipe is a flag, and Python takes true for 1."""
+        if any(isinstance(item, bool) for item in (value if isinstance(value, list) else [value])):
+            raise ValueError("expected a value, not true or false")
+        return value
+
 
 class TrainingSettings(Section):
     """The budget and protocol that all trials of a recipe share."""

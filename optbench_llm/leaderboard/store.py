@@ -23,6 +23,7 @@ from optbench_llm.leaderboard.trial import Inputs, TrialSpec
 
 FINAL = ("done", "diverged")
 _SCRATCH = ".tmp-"
+_OTHER_STORE = "choose another folder with --store"
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,11 @@ class Store:
         """Look into the store at ``path`` without writing; one that does not exist is empty.
 
         Raises:
-            ValueError: the store belongs to another recipe, model, data or package version.
+            ValueError: ``path`` is no folder, a file in it is damaged, or the store belongs to
+                another recipe, model, data or package version.
         """
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"store {path}: is not a folder; choose another with --store")
         store = cls(path, identity)
         store._refuse_others()
         store._results = {result.id: result for result in store._read_results()}
@@ -149,9 +153,21 @@ class Store:
         _write_file(self.path / name, text)
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """The JSON file ``name`` beside the trials, if it is there."""
+        """The object in the JSON file ``name`` beside the trials, if it is there.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
         path = self.path / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path}: damaged ({error}); {_OTHER_STORE}") from error
+        if not isinstance(value, dict):
+            raise ValueError(f"{path}: damaged (expected a JSON object); {_OTHER_STORE}")
+        return value
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Write a JSON file beside the trials."""
@@ -174,9 +190,13 @@ class Store:
                 lines = path.with_name("losses.jsonl").read_text(encoding="utf-8").splitlines()
                 losses = [json.loads(line)["loss"] for line in lines]
                 result = TrialResult(
-                    head["trial"], head["id"], head["record"], losses, head["environment"]
+                    dict(head["trial"]),
+                    head["id"],
+                    {"status": head["record"]["status"], **head["record"]},
+                    losses,
+                    dict(head["environment"]),
                 )
-            except (OSError, ValueError, KeyError) as error:
+            except (OSError, ValueError, KeyError, TypeError) as error:
                 raise ValueError(
                     f"{path.parent}: damaged ({error!r}); delete this folder to run the trial again"
                 ) from error
