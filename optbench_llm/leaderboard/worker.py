@@ -53,6 +53,7 @@ def _run(bench: Any, trial: dict[str, Any], send: Send) -> None:
 
     try:
         record = bench.run(trial, on_step)
+        send(event="result", record=record, losses=record.pop("losses"), healthy=True)
     except Exception as error:
         # Whatever an optimizer does is a row of the table: the parent replaces this worker.
         traceback.print_exc()
@@ -66,8 +67,6 @@ def _run(bench: Any, trial: dict[str, Any], send: Send) -> None:
             "steps": len(losses),
         }
         send(event="result", record=record, losses=losses, healthy=False)
-        return
-    send(event="result", record=record, losses=record.pop("losses"), healthy=True)
 
 
 def _claim_standard_output() -> Send:
@@ -76,10 +75,15 @@ def _claim_standard_output() -> Send:
     os.dup2(2, 1)
 
     def send(**event: Any) -> None:
-        events.write(json.dumps(event) + "\n")
+        events.write(encode(event) + "\n")
         events.flush()
 
     return send
+
+
+def encode(event: dict[str, Any]) -> str:
+    """An event as JSON; whatever a foreign optimizer keeps beside its settings, as its text."""
+    return json.dumps(event, default=str)
 
 
 def _listen(stdin: IO[str], commands: queue.Queue[dict[str, Any]]) -> None:
