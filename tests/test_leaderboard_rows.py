@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from optbench_llm.leaderboard.progress import make_console
 from optbench_llm.leaderboard.recipe import load_recipe, override
 from optbench_llm.leaderboard.rows import rank_rows
 from optbench_llm.leaderboard.store import TrialResult
@@ -110,6 +113,32 @@ def test_each_row_with_another_schedule_is_listed_with_what_it_had():
         "Schedules other than cosine: adamw-schedulefree constant, as the method demands; "
         "sgd constant; adam linear." in notes
     )
+
+
+def printed(width: int) -> str:
+    """The table as a terminal of this width shows it."""
+    found = results("adam", records=[{**done(1.0), "steps": 3, "peak_mem_bytes": 2**20}])
+    console = Console(file=io.StringIO(), width=width)
+    console.print(Board(TINY, {}, rank_rows(found, "train_loss")).to_rich(console))
+    return console.file.getvalue()
+
+
+def test_a_narrow_terminal_loses_the_least_telling_columns_and_says_so():
+    """The lr outlives what state and steps cost; what is hidden is named."""
+    narrow = printed(70)
+    assert " lr " in narrow
+    assert "0.001" in narrow
+    assert "B/param" not in narrow.split("hidden")[0]
+    assert "Columns hidden, see leaderboard.md: steps" in " ".join(narrow.split())
+    assert "hidden" not in printed(200)
+
+
+def test_a_pipe_gets_every_column(monkeypatch):
+    """Nobody looks at a file through 80 columns."""
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    text = printed(make_console().width)
+    assert all(word in text for word in ("lr", "steps", "MiB"))
+    assert "hidden" not in text
 
 
 @pytest.mark.parametrize(

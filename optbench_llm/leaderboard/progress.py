@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+_WIDE = 1000
+
+
 class Display(Protocol):
     """Where the progress of a leaderboard is shown."""
 
@@ -171,7 +174,10 @@ def _clock(seconds: float) -> str:
 
 
 def make_console() -> Console:
-    """The console that leaderboard output goes to."""
+    """The console that leaderboard output goes to; a file or pipe is as wide as a table needs."""
     from rich.console import Console
 
-    return Console(file=sys.stdout)
+    console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        console.width = _WIDE
+    return console

@@ -151,13 +151,16 @@ class Board:
     def to_rich(self, console: Console) -> Table:
         """The table for a terminal; where it is too narrow, the least telling columns go."""
         unbounded = console.options.update(max_width=1000)
-        columns = list(COLUMNS)
-        for key in _FIRST_TO_GO:
-            table = self._rich_table(columns)
+        for gone in range(len(_FIRST_TO_GO) + 1):
+            hidden = [column for column in COLUMNS if column.key in _FIRST_TO_GO[:gone]]
+            table = self._rich_table([column for column in COLUMNS if column not in hidden])
             if console.measure(table, options=unbounded).maximum <= console.width:
-                return table
-            columns = [column for column in columns if column.key != key]
-        return self._rich_table(columns)
+                break
+        if hidden:
+            titles = ", ".join(column.title for column in hidden)
+            table.caption = f"Columns hidden, see leaderboard.md: {titles}"
+            table.caption_justify = "left"
+        return table
 
     def _rich_table(self, columns: Sequence[Column]) -> Table:
         from rich import box
@@ -181,7 +184,7 @@ class Board:
 
 _KEYS = [column.key for column in COLUMNS]
 _TEXT = ("label", "status")
-_FIRST_TO_GO = ("steps", "lr", "peak_mem_bytes", "optimizer_step_ms")
+_FIRST_TO_GO = ("steps", "peak_mem_bytes", "optimizer_step_ms", "state_bytes_per_param", "lr")
 
 
 def _schedule(row: Row) -> str:
