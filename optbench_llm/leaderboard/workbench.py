@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import gc
 import math
 import sys
@@ -13,7 +12,6 @@ from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState
-from torch.utils.data import Subset
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
@@ -48,9 +46,9 @@ class Workbench:
         self._base = load_model(setup["model"])
         _check_unchanged("model", setup["model"], self._base.fingerprint, planned["model"])
         settings = DataSettings.model_validate(setup["data"])
-        self._splits = load_data(settings, self._base.tokenizer)
+        splits = load_data(settings, self._base.tokenizer)
+        self._splits = splits.with_validation(setup["training"]["max_eval_blocks"])
         _check_unchanged("data", settings.source, self._splits.fingerprint, planned["data"])
-        self._shorten_validation(setup["training"]["max_eval_blocks"])
         # Trials collect garbage often; what is loaded now stays, and need not be looked at again.
         gc.collect()
         gc.freeze()
@@ -86,11 +84,6 @@ class Workbench:
                 evaluate=len(self._splits.validation) > 0,
             )
         return record.to_dict()
-
-    def _shorten_validation(self, blocks: int | None) -> None:
-        if blocks is not None and blocks < len(self._splits.validation):
-            shorter = Subset(self._splits.validation, range(blocks))
-            self._splits = dataclasses.replace(self._splits, validation=shorter)
 
     def _steps(self) -> int:
         """Optimizer steps of a trial on one process."""
