@@ -13,8 +13,9 @@ from optbench_llm.engine.storage import BLOCK, Plain
 from optbench_llm.rules.rule import Rule, Scope, Slot
 
 #: Elements of an eager piece. The temporaries of a rule then stay in the cache; fresh whole-tensor
-#: temporaries cost a page fault per 4 KiB and make the step many times slower.
-PIECE_ELEMENTS = 2**17
+#: temporaries cost a page fault per 4 KiB and make the step many times slower. Larger pieces would
+#: wake torch's threads for every operation of a rule, which costs more than it gains.
+PIECE_ELEMENTS = 2**15
 assert PIECE_ELEMENTS % BLOCK == 0
 
 Piece = tuple[Tensor, Tensor, Stored]
