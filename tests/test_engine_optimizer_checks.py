@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 import optbench_llm as ob
 from optbench_llm.engine import RuleOptimizer
@@ -104,6 +106,21 @@ def test_a_broken_compiler_means_eager_with_one_warning(engine: str) -> None:
         assert said.count("cannot compile") == 1
     else:
         assert said.startswith("RuntimeError engine 'compiled' does not work here")
+
+
+def test_sharded_parameters_are_refused_by_name() -> None:
+    """A rule over a shard would take the shard's norms for the tensor's; FSDP2 swaps them in."""
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        sharded = nn.Parameter(distribute_tensor(torch.ones(4, 4), mesh, [Shard(0)]))
+        sharded.grad = torch.ones_like(sharded)
+        optimizer = ob.create_optimizer([sharded], "adamw")
+        with pytest.raises(RuntimeError, match=r"'adamw' does not step sharded.*torch:AdamW"):
+            optimizer.step()
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 class UnitStep(Rule):

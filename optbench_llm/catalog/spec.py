@@ -28,7 +28,10 @@ class Spec:
 
     @property
     def canonical(self) -> str:
-        """The one spelling of this spec: what rows, trials and checkpoints are named by."""
+        """The one spelling of this spec: what rows, trials and checkpoints are named by.
+
+        A provider's class keeps the case it was typed in, since only the provider knows its own.
+        """
         if self.provider:
             return f"{self.provider}:{self.name}"
         storage = f"@{self.storage}" if self.storage else ""

@@ -20,6 +20,7 @@ from typing import Any
 
 from optbench_llm.leaderboard.recipe import Recipe
 from optbench_llm.leaderboard.trial import Inputs, TrialSpec
+from optbench_llm.strict_json import finite_only
 
 FINAL = ("done", "diverged")
 _SCRATCH = ".tmp-"
@@ -217,17 +218,6 @@ class Store:
                 f"store {self.path}: holds results of another recipe, which cannot be ranked "
                 f"with these ({'; '.join(differing)}); choose another folder with --store"
             )
-
-
-def finite_only(value: Any) -> Any:
-    """``value`` with NaN and infinities, for which JSON has no word, as None."""
-    if isinstance(value, dict):
-        return {key: finite_only(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite_only(inner) for inner in value]
-    if isinstance(value, float) and not abs(value) < float("inf"):
-        return None
-    return value
 
 
 def _flat(values: dict[str, Any], others: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from optbench_llm.catalog import parse_spec
 from optbench_llm.leaderboard.recipe import Recipe
 from optbench_llm.leaderboard.rows import Row
-from optbench_llm.leaderboard.store import finite_only
 from optbench_llm.leaderboard.trial import canonical_hash
+from optbench_llm.strict_json import finite_only
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
+
+from optbench_llm.strict_json import finite_only
 
 RunStatus = Literal["done", "diverged", "oom", "error", "timeout", "interrupted"]
 
@@ -56,12 +57,4 @@ class RunRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that strict JSON can hold: None stands for NaN and infinities."""
-        return _finite(asdict(self))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return finite_only(asdict(self))
