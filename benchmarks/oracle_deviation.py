@@ -19,8 +19,8 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from oracles.cases import CASES  # noqa: E402
-from oracles.comparison import COMPILED_SHAPES, deviation  # noqa: E402
+from oracles import CASES  # noqa: E402
+from oracles.comparison import compiled_shapes, deviation  # noqa: E402
 from oracles.second_opinion import (  # noqa: E402
     TORCH_ROWS,
     TRACES,
@@ -41,7 +41,7 @@ def measure(name: str) -> dict[str, Any]:
     return {
         "optimizer": name,
         "fp32_eager": max(deviation(name, case) for case in cases),
-        "fp32_compiled": deviation(name, cases[0], shapes=COMPILED_SHAPES, engine="compiled"),
+        "fp32_compiled": deviation(name, cases[0], shapes=compiled_shapes(name), engine="compiled"),
         "float64_eager": max(deviation(name, case, dtype=torch.float64) for case in cases),
         **second_opinion(name),
     }

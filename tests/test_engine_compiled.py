@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from oracles.cases import CASES
+from oracles import CASES
 from oracles.comparison import Shape, lr_at, make_parameter, take_step
 from torch._dynamo.utils import counters
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from oracles.cases import CASES
+from oracles import CASES
 from oracles.comparison import ALL_SHAPES, Shape, make_parameter, take_step
 
 import optbench_llm as ob

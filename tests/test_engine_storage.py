@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from oracles.cases import CASES
+from oracles import CASES
 from oracles.comparison import Shape, make_parameter, take_step
 from torch import nn
 

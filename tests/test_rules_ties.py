@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from oracles.cases import CASES
+from oracles import CASES
 from oracles.comparison import ALL_SHAPES, Shape, constant_lr, make_parameter, run_rule
 from oracles.inputs import gradient, parameter
 from torch import nn

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 
-from optbench_llm.catalog.entries import ENTRIES
+from optbench_llm.catalog.rows import ENTRIES
 from optbench_llm.catalog.info import OptimizerInfo
 from optbench_llm.catalog.spec import Spec, parse_spec
 

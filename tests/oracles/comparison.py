@@ -3,36 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 import optbench_llm as ob
-from oracles import Step, run_oracle
+from oracles import PROOFS
 from oracles.inputs import curvature_gradient, gradient, parameter
+from oracles.proof import ALL_SHAPES, Shape
+from oracles.step import Step
 
 STEPS = 20
 SAMPLES = 3.0
 
 
-@dataclass(frozen=True)
-class Shape:
-    """The shape of a parameter; ``transposed`` stores it as the transpose of a contiguous one."""
-
-    sizes: tuple[int, ...]
-    transposed: bool = False
-
-
-ALL_SHAPES = (
-    Shape(()),
-    Shape((7,)),
-    Shape((5, 8)),
-    Shape((6, 9), transposed=True),
-    Shape((2, 3, 4)),
-)
-COMPILED_SHAPES = (Shape((5, 8)), Shape((7,)))
+def compiled_shapes(name: str) -> tuple[Shape, ...]:
+    """Two shapes, since every compiled one takes seconds."""
+    return tuple(PROOFS[name].shapes[2:0:-1]) if name in PROOFS else ALL_SHAPES[2:0:-1]
 
 
 def lr_at(lr: float, t: int) -> float:
@@ -56,6 +44,14 @@ def make_parameter(shape: Shape, index: int, dtype: torch.dtype) -> torch.nn.Par
     return torch.nn.Parameter(start.t().contiguous().t() if shape.transposed else start)
 
 
+def make_optimizer(params: list[torch.nn.Parameter], spec: str, **settings: Any) -> Any:
+    """An optimizer of ours; what the proof says of the parameters' role goes with them."""
+    proof = PROOFS.get(spec.partition("@")[0])
+    role = proof.role if proof else None
+    groups: Any = [{"params": params, "role": role}] if role else params
+    return ob.create_optimizer(groups, spec, **settings)
+
+
 def run_rule(
     spec: str,
     hyperparameters: dict[str, Any],
@@ -73,7 +69,7 @@ def run_rule(
     step. ``evaluate`` takes the values in evaluation mode, and goes back to training after each.
     """
     params = [make_parameter(shape, index, dtype) for index, shape in enumerate(shapes)]
-    optimizer: Any = ob.create_optimizer(params, spec, engine=engine, **hyperparameters)
+    optimizer = make_optimizer(params, spec, engine=engine, **hyperparameters)
     paths: list[list[np.ndarray]] = [[] for _ in params]
     for t in range(1, STEPS + 1):
         for group in optimizer.param_groups:
@@ -110,36 +106,58 @@ def take_step(
     pauses: bool = False,
 ) -> None:
     """Step t of an optimizer of ours; Sophia is fed its second gradient every k steps."""
-    period = optimizer.param_groups[0].get("k")
-    if period and t % period == 1:
+    if optimizer.rule.observe is not None and t % optimizer.param_groups[0]["k"] == 1:
         set_gradients(params, shapes, t, curvature_gradient, pauses)
         optimizer.observe(scale=SAMPLES)
     set_gradients(params, shapes, t, gradient, pauses)
     optimizer.step()
 
 
-def oracle_path(
-    name: str, hyperparameters: dict[str, Any], shape: Shape, index: int, **more: Any
-) -> np.ndarray:
-    """The oracle's values after each step; a step without a gradient repeats the last."""
-    h = {key: value for key, value in hyperparameters.items() if key not in ("lr", "k")}
-    period = hyperparameters.get("k")
-    times = [t for t in range(1, STEPS + 1) if has_gradient(index, t)]
+def oracle_paths(
+    name: str, hyperparameters: dict[str, Any], shapes: Sequence[Shape], **more: Any
+) -> list[np.ndarray]:
+    """For each parameter the oracle's values after each step; without a gradient nothing moves."""
+    proof = PROOFS[name]
+    skipped = {"lr", "k"} if _observes(name) else {"lr"}
+    h = {k: v for k, v in hyperparameters.items() if k not in skipped and not is_companion(k)}
+    starts = [parameter(shape.sizes, index) for index, shape in enumerate(shapes)]
     steps = [
-        Step(
-            lr_at(hyperparameters["lr"], t),
-            gradient(shape.sizes, index, t),
-            curvature_gradient(shape.sizes, index, t) if period and t % period == 1 else None,
-            SAMPLES,
-        )
-        for t in times
+        [_step(name, hyperparameters, shape, index, t) for t in range(1, STEPS + 1)]
+        for index, shape in enumerate(shapes)
     ]
-    start = parameter(shape.sizes, index)
-    known = dict(zip(times, run_oracle(name, start, steps, **h, **more), strict=True))
-    path = []
-    for t in range(1, STEPS + 1):
-        path.append(known[t] if t in known else path[-1] if path else start)
-    return np.stack(path)
+    if proof.joint:
+        together = [
+            Step(
+                at_t[0].lr, [step.g if has_gradient(i, t) else None for i, step in enumerate(at_t)]
+            )
+            for t, at_t in enumerate(zip(*steps, strict=True), start=1)
+        ]
+        values = [[np.array(p) for p in ps] for ps in proof.oracle(starts, together, **h, **more)]
+        return [np.stack(path) for path in zip(*values, strict=True)]
+    paths = []
+    for index, (start, own) in enumerate(zip(starts, steps, strict=True)):
+        moving = (step for t, step in enumerate(own, start=1) if has_gradient(index, t))
+        values = (np.array(p) for p in proof.oracle(start, list(moving), **h, **more))
+        path = [start]
+        for t in range(1, STEPS + 1):
+            path.append(next(values) if has_gradient(index, t) else path[-1])
+        paths.append(np.stack(path[1:]))
+    return paths
+
+
+def is_companion(hyperparameter: str) -> bool:
+    """Whether it belongs to the rule that steps what this one does not."""
+    return hyperparameter.startswith("companion_")
+
+
+def _observes(name: str) -> bool:
+    return ob.optimizer_info(name).rule_class().observe is not None
+
+
+def _step(name: str, h: dict[str, Any], shape: Shape, index: int, t: int) -> Step:
+    due = _observes(name) and t % h["k"] == 1
+    curvature = curvature_gradient(shape.sizes, index, t) if due else None
+    return Step(lr_at(h["lr"], t), gradient(shape.sizes, index, t), curvature, SAMPLES)
 
 
 def distance(path: np.ndarray, reference: np.ndarray, start: np.ndarray) -> float:
@@ -151,19 +169,18 @@ def deviation(
     name: str,
     hyperparameters: dict[str, Any],
     *,
-    shapes: Sequence[Shape] = ALL_SHAPES,
+    shapes: Sequence[Shape] | None = None,
     dtype: torch.dtype = torch.float32,
     engine: str = "eager",
     evaluate: bool = False,
 ) -> float:
     """The worst distance from the oracle over all parameters and steps."""
+    shapes = PROOFS[name].shapes if shapes is None else shapes
     paths = run_rule(name, hyperparameters, shapes, dtype, engine, evaluate=evaluate)
-    more = {"at": "x"} if evaluate else {}
+    references = oracle_paths(name, hyperparameters, shapes, **({"at": "x"} if evaluate else {}))
     return max(
-        distance(
-            path,
-            oracle_path(name, hyperparameters, shape, index, **more),
-            parameter(shape.sizes, index),
+        distance(path, reference, parameter(shape.sizes, index))
+        for index, (shape, path, reference) in enumerate(
+            zip(shapes, paths, references, strict=True)
         )
-        for index, (shape, path) in enumerate(zip(shapes, paths, strict=True))
     )

@@ -15,9 +15,7 @@ import numpy as np
 import torch
 
 from oracles.comparison import (
-    ALL_SHAPES,
     STEPS,
-    Shape,
     constant_lr,
     distance,
     lr_at,
@@ -26,6 +24,7 @@ from oracles.comparison import (
     set_gradients,
 )
 from oracles.inputs import gradient, parameter
+from oracles.proof import ALL_SHAPES, Shape
 
 TRACES = sorted((Path(__file__).parents[1] / "traces").glob("*.json"))
 

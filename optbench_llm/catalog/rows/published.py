@@ -1,4 +1,4 @@
-"""The rows of the catalog, the published ones in the published order."""
+"""The rows that the published table names, in its order, and its 8-bit Lion."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from optbench_llm.catalog.info import (
     OptimizerInfo,
 )
 
-ENTRIES = (
+ROWS = (
     OptimizerInfo(
         "rmsprop", "RMSprop", "Hinton, Neural Networks for Machine Learning, lecture 6.5", 2012,
         ADAPTIVE_PLAIN, "rmsprop:RMSprop",
