@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 
-from optbench_llm.catalog.rows import ENTRIES
 from optbench_llm.catalog.info import OptimizerInfo
+from optbench_llm.catalog.rows import ENTRIES
 from optbench_llm.catalog.spec import Spec, parse_spec
 
 __all__ = [

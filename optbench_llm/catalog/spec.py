@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
-from optbench_llm.catalog.rows import ENTRIES
 from optbench_llm.catalog.info import OptimizerInfo
+from optbench_llm.catalog.rows import ENTRIES
 from optbench_llm.catalog.transformers_names import TRANSFORMERS_NAMES
 from optbench_llm.rules.rule import STORAGES
 

@@ -85,9 +85,7 @@ PROOFS = {
             },
         ],
         {"eps": (0.0, 0.001)},
-        {
-            LR_0_MIDWAY: "its beta1 averages whole updates, lr included"
-        },
+        {LR_0_MIDWAY: "its beta1 averages whole updates, lr included"},
     ),
     "adagrad": Proof(
         adagrad,
@@ -153,9 +151,7 @@ PROOFS = {
             }
         ],
         {"eps": 0.0},
-        {
-            LR_0_MIDWAY: "y still moves between z and their average"
-        },
+        {LR_0_MIDWAY: "y still moves between z and their average"},
     ),
     "adan": Proof(
         adan,
@@ -218,9 +214,7 @@ PROOFS = {
             },
         ],
         {"eps": 0.0, "weight_decay": 0.0},
-        {
-            LR_0_MIDWAY: "its lr is inside the momentum, which carries on from earlier steps"
-        },
+        {LR_0_MIDWAY: "its lr is inside the momentum, which carries on from earlier steps"},
     ),
     "lion": Proof(lion, [{"lr": 0.05, "betas": (0.8, 0.95), "weight_decay": 0.3}], {}),
     "nadam": Proof(
@@ -308,9 +302,7 @@ PROOFS = {
             }
         ],
         "steps are proportional to the gradient",
-        {
-            LR_0_MIDWAY: "y still moves between z and their average"
-        },
+        {LR_0_MIDWAY: "y still moves between z and their average"},
     ),
     "sgdp": Proof(
         sgdp,
