@@ -6,7 +6,7 @@ Rules use tensors' methods alone and import no torch, so that the catalog reads 
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 Initial = Callable[["Tensor", "Tensor", Any], "Tensor"]
 #: How a slot may lie in memory.
 STORAGES = ("fp32", "bf16", "int8")
+#: Before the names of a companion's hyperparameters.
+COMPANION = "companion_"
 Update = tuple["Tensor", dict[str, "Tensor"]]
 
 
@@ -34,25 +36,36 @@ class Slot:
     """One named state tensor of a rule.
 
     ``shape`` says how it follows the parameter's: ``full`` (the same), ``row`` (without the last
-    dimension), ``column`` (without the last but one) or ``scalar`` (0-dim). ``positive`` promises
+    dimension), ``column`` (without the last but one), ``scalar`` (0-dim), ``left`` and ``right``
+    (square, of a matrix's rows and columns), or sizes of its own. ``positive`` promises
     values >= 0. ``delicate`` keeps the slot out of 16 and 8 bits, where rounding would swallow its
     steps, which are far smaller than itself.
     ``initial(parameter, gradient, hyperparameters)`` gives the first value, zeros where it is None.
     """
 
     name: str
-    shape: Literal["full", "row", "column", "scalar"] = "full"
+    shape: Literal["full", "row", "column", "scalar", "left", "right"] | tuple[int, ...] = "full"
     positive: bool = False
     delicate: bool = False
     initial: Initial | None = None
 
     def shape_for(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of this slot for a parameter of the given shape."""
-        if self.shape == "row":
-            return shape[:-1]
-        if self.shape == "column":
-            return shape[:-2] + shape[-1:]
-        return () if self.shape == "scalar" else shape
+        if isinstance(self.shape, tuple):
+            return self.shape
+        match self.shape:
+            case "full":
+                return shape
+            case "row":
+                return shape[:-1]
+            case "column":
+                return shape[:-2] + shape[-1:]
+            case "left":
+                return (shape[0], shape[0])
+            case "right":
+                return (shape[-1], shape[-1])
+            case "scalar":
+                return ()
 
 
 class Rule:
@@ -61,11 +74,14 @@ class Rule:
     All functions are out of place, in fp32, free of ``.item()`` and of branches on values, so that
     the engine may run them on pieces of a tensor, compile them and shard them.
 
-    - ``p, g``: parameter and gradient, or a piece of them.
+    - ``p, g``: parameter and gradient, or a piece of them. A rule that is ``by_layout`` gets
+      matrices, (out, in), the fused parts of a weight one by one.
     - ``s``: the slots by name (``s.exp_avg``); a slot that :meth:`slots_for` left out is None.
     - ``c``: what :meth:`scalars` computed, by name.
-    - ``sums``: what :meth:`measure` returned, summed over the whole tensor (the whole model for
-      ``Scope.MODEL``), by name.
+    - ``sums``: what :meth:`measure` returned, summed over the whole tensor (over the whole model
+      for ``Scope.MODEL``, and there what :meth:`conclude` made of it), by name.
+    - ``h``: the hyperparameters of a group, and of a parameter its ``role`` (see ``params.py``) and
+      count of attention ``heads`` (0 where it has none).
     """
 
     scope: ClassVar[Scope] = Scope.ELEMENT
@@ -73,16 +89,29 @@ class Rule:
     defaults: ClassVar[Mapping[str, Any]] = {}
     #: Hyperparameters whose accepted values differ from :data:`hyperparameters.RANGES`.
     ranges: ClassVar[Mapping[str, Any]] = {}
-    #: Host floats that live from step to step, and their first values; see :meth:`scalars`.
+    #: Host floats that live from step to step, and their first values; see :meth:`scalars`. Each
+    #: parameter has its own; under ``Scope.MODEL`` all share those in the parameter groups.
     carry: ClassVar[Mapping[str, float]] = {}
     #: The rule needs whole output channels: pieces are cut between rows of an (out, in) matrix.
     by_channel: ClassVar[bool] = False
+    #: The rule must know what each parameter is: it is made from a model, or from groups that name
+    #: a role. Fused weights come to it part by part, those of more dimensions as (out, rest).
+    by_layout: ClassVar[bool] = False
+    #: Steps the parameters whose role is not among ``roles``; its hyperparameters are the rule's
+    #: own with ``companion_`` before their names.
+    companion: ClassVar[type[Rule] | None] = None
+    roles: ClassVar[frozenset[str]] = frozenset()
     #: Name of the program that must feed :meth:`observe`, if any.
     program: ClassVar[str | None] = None
 
     #: Names of the partial sums that ``measure(p, g, s, c)`` returns, a tuple of 0-dim tensors.
     measures: ClassVar[tuple[str, ...]] = ()
     measure: ClassVar[Callable[..., tuple[Any, ...]] | None] = None
+    #: ``conclude(h, c, sums) -> {name: float}``, for ``Scope.MODEL``: what the sums over the model
+    #: come to, in float64 on the host; the names are ``conclusions``. A number that bears the name
+    #: of a ``carry`` entry also becomes its next value.
+    conclude: ClassVar[Callable[..., dict[str, float]] | None] = None
+    conclusions: ClassVar[tuple[str, ...]] = ()
     #: ``observe(p, g, s, c) -> {slot: tensor}`` takes in a second gradient, such as a curvature
     #: estimate; ``c.scale`` is what the program passes along.
     observe: ClassVar[Callable[..., dict[str, Any]] | None] = None
@@ -94,6 +123,15 @@ class Rule:
     def slots_for(cls, shape: tuple[int, ...], h: Any) -> tuple[Slot, ...]:
         """Slots that a parameter of this shape has under these hyperparameters."""
         return cls.slots
+
+    @staticmethod
+    def stages(h: Any, t: int) -> tuple[str, ...]:
+        """Names of what step ``t`` runs, in order.
+
+        Beside ``update`` (with ``measure`` right before it) any static method of the rule
+        ``stage(p, g, s, c) -> {slot: tensor}``, for what is not done at every step.
+        """
+        return ("update",)
 
     @staticmethod
     def conflict(h: Any) -> str | None:
@@ -114,10 +152,18 @@ class Rule:
         raise NotImplementedError
 
     @classmethod
-    def state_type(cls) -> Any:
-        """A named tuple over all slots of the rule."""
-        names = [slot.name for slot in cls.slots]
-        return namedtuple(f"{cls.__name__}State", names, defaults=[None] * len(names))
+    def state_type(cls, names: Iterable[str] = ()) -> Any:
+        """A named tuple over all slots of the rule and further ``names`` of :meth:`slots_for`."""
+        every = dict.fromkeys((*(slot.name for slot in cls.slots), *names))
+        return namedtuple(f"{cls.__name__}State", every, defaults=[None] * len(every))
+
+    @classmethod
+    def settings(cls) -> dict[str, Any]:
+        """All hyperparameters and their defaults, the companion's among them."""
+        if cls.companion is None:
+            return dict(cls.defaults)
+        others = cls.companion.settings()
+        return {**{f"{COMPANION}{name}": value for name, value in others.items()}, **cls.defaults}
 
 
 def bias_corrections(h: Any, t: int) -> dict[str, float]:
