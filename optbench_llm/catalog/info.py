@@ -24,7 +24,8 @@ class OptimizerInfo:
     ``rule`` is the dotted path of our own rule; a row with ``provider`` runs a foreign optimizer
     instead and states its ``settings`` (the hyperparameters in their usual names). ``schedule`` is
     ``constant`` where the method itself demands a constant learning rate. ``published_loss`` is the
-    row's train loss in the published GPT-2-on-Alpaca table.
+    row's train loss in the published GPT-2-on-Alpaca table. ``variant_of`` names the row that this
+    one departs from on purpose; ``unavailable`` says what this version lacks to run it.
     """
 
     name: str
@@ -42,6 +43,8 @@ class OptimizerInfo:
     published_loss: float | None = None
     aliases: tuple[str, ...] = ()
     notes: str = ""
+    variant_of: str | None = None
+    unavailable: str | None = None
 
     def rule_class(self) -> type[Rule]:
         """The rule itself. Raises ValueError for a row that a provider runs."""
@@ -53,7 +56,7 @@ class OptimizerInfo:
     @property
     def defaults(self) -> dict[str, Any]:
         """Hyperparameters and their defaults; ``lr`` is the declared one."""
-        return dict(self.settings if self.settings is not None else self.rule_class().defaults)
+        return dict(self.settings if self.settings is not None else self.rule_class().settings())
 
     @property
     def lr(self) -> float:

@@ -9,12 +9,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from oracles import beyond, matrices, published, seed_elements, wide
+from oracles import (
+    beyond,
+    matrices,
+    preconditioners,
+    published,
+    seed_elements,
+    wide,
+    wrapped,
+)
 from oracles.proof import Proof
 
 PROOFS: dict[str, Proof] = {
     name: proof
-    for family in (published, seed_elements, beyond, wide, matrices)
+    for family in (published, seed_elements, wide, wrapped, matrices, preconditioners, beyond)
     for name, proof in family.PROOFS.items()
 }
 #: The settings of each rule's proof.

@@ -1,4 +1,4 @@
-"""Float64 references and proofs of the rules that see whole matrices."""
+"""Float64 references and proofs: rules that see whole matrices and know what they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Float64 references and proofs of the rules and wrappers that see a tensor or a model."""
+"""Float64 references and proofs: rules that see a whole tensor or the whole model."""
 
 from __future__ import annotations
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from optbench_llm.catalog.rows import beyond, matrices, published, seed_elements, wide
+from optbench_llm.catalog.rows import (
+    beyond,
+    matrices,
+    preconditioners,
+    published,
+    seed_elements,
+    wide,
+    wrapped,
+)
 
 ENTRIES = (
     *published.ROWS,
     *seed_elements.ROWS,
     *wide.ROWS,
+    *wrapped.ROWS,
     *matrices.ROWS,
+    *preconditioners.ROWS,
     *beyond.ROWS,
 )

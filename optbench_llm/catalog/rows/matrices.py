@@ -1,4 +1,4 @@
-"""Rules that see whole matrices, factored or not."""
+"""Rules that see whole matrices and know what they are."""
 
 from __future__ import annotations
 

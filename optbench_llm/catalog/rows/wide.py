@@ -1,4 +1,4 @@
-"""Rules that see a whole tensor or the whole model, and the wrapped rows."""
+"""Rules that see a whole tensor or the whole model."""
 
 from __future__ import annotations
 
