@@ -48,7 +48,7 @@ def create_optimizer(
         rule = parsed.info.rule_class()
         params: Any = model_or_params
         if isinstance(params, nn.Module):
-            params = param_groups(params, settings["weight_decay"], by_layout=rule.by_channel)
+            params = param_groups(params, settings["weight_decay"], rule)
         elif rule.by_channel:
             warnings.warn(
                 f"optimizer {spec!r} looks at output channels but was given parameters: it takes"
@@ -99,17 +99,13 @@ def effective_hyperparameters(optimizer: torch.optim.Optimizer) -> list[dict[str
     return [
         {
             "elements": sum(p.numel() for p in group["params"]),
-            **{name: _plain(value) for name, value in group.items() if _tells(name, value)},
+            **{name: _plain(value) for name, value in group.items() if name not in _NOT_SETTINGS},
         }
         for group in optimizer.param_groups
     ]
 
 
-_NOT_SETTINGS = ("params", "param_names", "spec", "observations")
-
-
-def _tells(name: str, value: Any) -> bool:
-    return name not in _NOT_SETTINGS and (name, value) != ("conv1d", False)
+_NOT_SETTINGS = ("params", "param_names", "spec", "observations", "step")
 
 
 def _plain(value: Any) -> Any:

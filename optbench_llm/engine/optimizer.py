@@ -15,15 +15,18 @@ from torch.distributed.tensor import DTensor
 from optbench_llm.engine.compiler import compiler_failure
 from optbench_llm.engine.phases import CompiledPhases, Phases, arithmetic_dtype
 from optbench_llm.engine.pieces import Work, pieces, stored_slots, whole
-from optbench_llm.engine.storage import check_storage, storage_for
+from optbench_llm.engine.storage import Storage, check_storage, storage_for
+from optbench_llm.engine.units import Unit, units_of
 from optbench_llm.rules.hyperparameters import check_hyperparameters
-from optbench_llm.rules.rule import Rule, Scope, Slot
+from optbench_llm.rules.rule import COMPANION, Rule, Scope, Slot
 
 ENGINES = ("auto", "eager", "compiled")
 #: Below this many elements a compiled step does not repay its compilation in a usual run.
 COMPILE_FROM_ELEMENTS = 16_000_000
-#: What a parameter group may carry besides the rule's hyperparameters.
-GROUP_KEYS = ("params", "param_names", "conv1d", "spec", "observations", "initial_lr")
+#: What a parameter group may carry besides the rule's hyperparameters: torch's, what params.py
+#: knows of the parameters, and what the engine keeps there.
+LAYOUT_KEYS = ("conv1d", "role", "parts")
+GROUP_KEYS = ("params", "param_names", "initial_lr", "spec", "observations", "step", *LAYOUT_KEYS)
 TRAIN_POINT = "train_point"
 
 
@@ -31,7 +34,11 @@ class RuleOptimizer(torch.optim.Optimizer):
     """A ``torch.optim.Optimizer`` that steps every parameter by one :class:`Rule`.
 
     State holds tensors, ints and floats only: ``step`` (per parameter, since gradients may come and
-    go), the slots by name, the rule's carried floats. It is made on the first gradient.
+    go), the slots by name, the rule's carried floats. It is made on the first gradient. A rule of
+    ``Scope.MODEL`` has one count of steps and one set of carried floats, in the parameter groups.
+
+    Groups whose ``role`` is not among ``rule.roles`` are stepped by the rule's companion, if it has
+    one, under the hyperparameters that bear the prefix ``companion_``.
 
     ``engine`` is ``eager`` (bounded pieces, no compiler), ``compiled`` (one function for each
     distinct shape) or ``auto``: compiled for models of 16 M parameters and more, with a warning
@@ -59,15 +66,15 @@ class RuleOptimizer(torch.optim.Optimizer):
             raise ValueError(f"unknown engine {engine!r}, expected one of {', '.join(ENGINES)}")
         self._asked_engine = engine
         defaults = check_hyperparameters(self.spec, hyperparameters, rule)
-        check_storage(storage, self.spec, rule, SimpleNamespace(**defaults))
+        check_storage(storage, self.spec, rule, SimpleNamespace(**defaults, role="", heads=0))
         self._reset_caches()
-        super().__init__(params, {**defaults, "conv1d": False, "observations": 0})
+        super().__init__(params, defaults)
 
     def _reset_caches(self) -> None:
         self._engine: str | None = None
         self._compiled = CompiledPhases()
         self._phases: dict[Any, Phases] = {}
-        self._scalar_types: dict[tuple[str, ...], Any] = {}
+        self._scalar_types: dict[Any, Any] = {}
         self._vectors: list[dict[torch.dtype, Tensor]] = []
         self._training = True
 
@@ -82,12 +89,36 @@ class RuleOptimizer(torch.optim.Optimizer):
         super().__setstate__(state)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; its hyperparameters are checked as the constructor's are."""
-        given = {k: v for k, v in param_group.items() if k not in GROUP_KEYS}
-        own = {name: self.defaults[name] for name in self.rule.defaults}
-        checked = check_hyperparameters(self.spec, {**own, **given}, self.rule)
-        checked_group = {**param_group, **{k: checked[k] for k in given}, "spec": self.spec}
-        super().add_param_group(checked_group)
+        """Add a group; its hyperparameters are checked as the constructor's are.
+
+        Raises ValueError for a group without a ``role`` where the rule must know it.
+        """
+        rule = self.rule_for(param_group)
+        if rule.by_layout and "role" not in param_group:
+            raise ValueError(
+                f"optimizer {self.spec!r} must know what each parameter is: pass the model, or"
+                " groups that say it, such as {'params': [...], 'role': 'matrix'}"
+            )
+        prefix = "" if rule is self.rule else COMPANION
+        own = {name: self.defaults[prefix + name] for name in rule.settings()}
+        kept = (*GROUP_KEYS, *(rule.carry if rule.scope is Scope.MODEL else ()))
+        given = {k: v for k, v in param_group.items() if k not in kept}
+        checked = check_hyperparameters(self.spec, {**own, **given}, rule)
+        about = {k: v for k, v in param_group.items() if k in kept}
+        super().add_param_group({**about, **checked, "spec": self.spec})
+        for name in self.defaults.keys() - rule.defaults.keys():
+            del self.param_groups[-1][name]
+        if rule.scope is Scope.MODEL:
+            start = self.param_groups[0] if len(self.param_groups) > 1 else {**rule.carry}
+            for name, value in {**rule.carry, "step": 0}.items():
+                self.param_groups[-1].setdefault(name, start.get(name, value))
+
+    def rule_for(self, group: dict[str, Any]) -> type[Rule]:
+        """The rule that steps a group: ours, or its companion."""
+        companion = self.rule.companion
+        if companion is None or "role" not in group or group["role"] in self.rule.roles:
+            return self.rule
+        return companion
 
     @property
     def program(self) -> str | None:
@@ -133,6 +164,27 @@ class RuleOptimizer(torch.optim.Optimizer):
             if _is_tensor(value) and name != TRAIN_POINT
         )
 
+    def planned_state_bytes(self) -> int:
+        """Bytes that the slots take once every parameter has had a gradient.
+
+        Nothing is allocated: parameters may be on the meta device.
+        """
+        known: dict[Any, int] = {}
+        total = 0
+        for group in self.param_groups:
+            rule, h = self.rule_for(group), _numbers(group)
+            for p in group["params"]:
+                for unit in units_of(rule, p, group):
+                    view = unit.view(p.detach())
+                    slots = rule.slots_for(tuple(view.shape), _unit_numbers(h, unit))
+                    for slot in slots if p.numel() else ():
+                        storage = self._storage_of(slot, view)
+                        shape = slot.shape_for(tuple(view.shape))
+                        if (storage, shape) not in known:
+                            known[storage, shape] = _bytes_of(storage, shape)
+                        total += known[storage, shape]
+        return total
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient."""
@@ -143,9 +195,14 @@ class RuleOptimizer(torch.optim.Optimizer):
         self._check_ready()
         self._check_gradients()
         works = list(self._works(advance=True))
-        sums = self._measure(works) if self.rule.measures else [None] * len(works)
-        for work, total in zip(works, sums, strict=True):
-            self._run("update", work, total)
+        for work in works:
+            for stage in work.before:
+                self._run(stage, work)
+        for work, sums in zip(works, self._sums(works), strict=True):
+            if work.updates:
+                self._run("update", work, sums)
+            for stage in work.after:
+                self._run(stage, work)
         return loss
 
     @torch.no_grad()
@@ -161,7 +218,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         for work in self._works(advance=False, scale=scale):
             self._run("observe", work)
         for group in self.param_groups:
-            group["observations"] += 1
+            group["observations"] = group.get("observations", 0) + 1
 
     def train(self) -> None:
         """Put the parameters back where they are trained, exactly as they were."""
@@ -175,16 +232,21 @@ class RuleOptimizer(torch.optim.Optimizer):
     @torch.no_grad()
     def eval(self) -> None:
         """Move the parameters to where the rule's model is evaluated and saved, if elsewhere."""
-        if not self._training or self.rule.evaluation_point is None:
+        if not self._training:
             return
-        self._training = False
         for p, state, group in self._known_states():
-            slots = self.rule.slots_for(p.shape, _numbers(group))
-            phases = self._phases_for(p, slots)
-            exact = p.detach().to(arithmetic_dtype(p))
-            loaded = phases.load(exact, stored_slots(state, slots, phases))
+            rule = self.rule_for(group)
+            if rule.evaluation_point is None:
+                continue
+            self._training = False
             state[TRAIN_POINT] = p.detach().clone()
-            p.copy_(self.rule.evaluation_point(exact, loaded, _numbers(group)))
+            for unit in units_of(rule, p, group):
+                view, h = unit.view(p.detach()), _unit_numbers(_numbers(group), unit)
+                slots = rule.slots_for(tuple(view.shape), h)
+                phases = self._phases_for(rule, view, slots)
+                exact = view.to(arithmetic_dtype(p))
+                loaded = phases.load(exact, stored_slots(state, slots, phases, unit.suffix))
+                view.copy_(rule.evaluation_point(exact, loaded, h))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore a state bit for bit; torch's own method casts state to the parameter's dtype.
@@ -211,7 +273,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             raise RuntimeError(
                 f"optimizer {self.spec!r} is in evaluation mode; call optimizer.train() before step"
             )
-        if self.rule.observe is not None and not self.param_groups[0]["observations"]:
+        if self.rule.observe is not None and not self.param_groups[0].get("observations"):
             raise RuntimeError(
                 f"optimizer {self.spec!r} needs a curvature estimate that was never fed: train with"
                 " OptBenchTrainer or attach(trainer, ...), or call optimizer.observe() yourself"
@@ -225,30 +287,42 @@ class RuleOptimizer(torch.optim.Optimizer):
                     yield p, self.state[p], group
 
     def _works(self, *, advance: bool, scale: float = 1.0) -> Iterator[Work]:
-        """Every parameter with a gradient; ``advance`` counts this as its next step."""
+        """Every unit with a gradient; ``advance`` counts this as its next step."""
         computed: dict[Any, tuple[Any, ...]] = {}
         for index, group in enumerate(self.param_groups):
-            h = _numbers(group)
+            rule, h = self.rule_for(group), _numbers(group)
+            shared = rule.scope is Scope.MODEL
+            if shared and advance:
+                group["step"] += 1
             for p in group["params"]:
                 if p.grad is None or p.numel() == 0:
                     continue
                 state = self.state[p]
-                slots = self.rule.slots_for(p.shape, h)
-                phases = self._phases_for(p, slots)
-                if "step" not in state or any(slot.name not in state for slot in slots):
-                    self._initialise(state, p, slots, phases, h)
-                t = state["step"] + 1
-                carry = {name: state[name] for name in self.rule.carry}
-                key = (index, t, *carry.values())
-                if key not in computed:
-                    computed[key] = self._scalars(h, t, carry, scale, len(computed))
-                scalars = computed[key]
+                if "step" not in state:
+                    self._begin(state, p, rule)
+                keeper = group if shared else state
+                t = group["step"] + (not advance) if shared else state["step"] + 1
+                carry = {name: keeper[name] for name in rule.carry}
                 if advance:
-                    state["step"] = t
-                    state.update({name: getattr(scalars[0], name) for name in carry})
-                stored = stored_slots(state, slots, phases)
-                p, g = p.detach(), p.grad.detach()
-                yield Work(p, g, slots, phases, stored, scalars, group["conv1d"])
+                    state["step"] += 1
+                for unit in units_of(rule, p, group):
+                    key = (index, t, unit.role, unit.heads, *carry.values())
+                    own = _unit_numbers(h, unit)
+                    if key not in computed:
+                        numbers = {**rule.scalars(own, t, carry), "scale": scale}
+                        computed[key] = self._scalars(rule, numbers, len(computed))
+                    scalars = computed[key]
+                    if advance:
+                        keeper.update(
+                            {n: getattr(scalars[0], n) for n in carry if n in scalars[0]._fields}
+                        )
+                    view, g = unit.view(p.detach()), unit.view(p.grad.detach().reshape(p.shape))
+                    slots = rule.slots_for(tuple(view.shape), own)
+                    phases = self._phases_for(rule, view, slots)
+                    self._initialise(state, view, g, slots, phases, own, unit.suffix)
+                    stored = stored_slots(state, slots, phases, unit.suffix)
+                    stages = rule.stages(own, t) if advance else ("observe",)
+                    yield Work(rule, view, g, slots, phases, stored, own, scalars, stages)
 
     def _check_gradients(self) -> None:
         """Refuse what no rule can take, before anything has moved."""
@@ -262,76 +336,109 @@ class RuleOptimizer(torch.optim.Optimizer):
                         + ("; use nn.Embedding(sparse=False)" if p.grad.is_sparse else "")
                     )
 
-    def _phases_for(self, p: Tensor, slots: tuple[Slot, ...]) -> Phases:
-        dtype = arithmetic_dtype(p)
-        storages = tuple(storage_for(slot, self.storage, p, dtype) for slot in slots)
+    def _storage_of(self, slot: Slot, view: Tensor) -> Storage:
+        return storage_for(slot, self.storage, view, arithmetic_dtype(view))
+
+    def _phases_for(self, rule: type[Rule], view: Tensor, slots: tuple[Slot, ...]) -> Phases:
+        storages = tuple(self._storage_of(slot, view) for slot in slots)
         names = tuple(slot.name for slot in slots)
-        key = (names, storages)
+        key = (rule, names, storages)
         if key not in self._phases:
-            self._phases[key] = Phases(self.rule, names, storages)
+            self._phases[key] = Phases(rule, names, storages)
         return self._phases[key]
 
-    def _initialise(
-        self, state: dict[str, Any], p: Tensor, slots: tuple[Slot, ...], phases: Phases, h: Any
-    ) -> None:
-        """Make what is missing: all at first, later what a changed hyperparameter asks for."""
+    def _begin(self, state: dict[str, Any], p: Tensor, rule: type[Rule]) -> None:
         if isinstance(p, DTensor):
             raise RuntimeError(
                 f"optimizer {self.spec!r} does not step sharded parameters (FSDP2) in this version;"
                 " use DDP, or a provider's optimizer such as torch:AdamW"
             )
-        state.setdefault("step", 0)
-        for name, value in self.rule.carry.items():
-            state.setdefault(name, value)
-        dtype = arithmetic_dtype(p)
+        state["step"] = 0
+        if rule.scope is not Scope.MODEL:
+            state.update(rule.carry)
+
+    def _initialise(
+        self,
+        state: dict[str, Any],
+        view: Tensor,
+        g: Tensor,
+        slots: tuple[Slot, ...],
+        phases: Phases,
+        h: Any,
+        suffix: str,
+    ) -> None:
+        """Make what is missing: all at first, later what a changed hyperparameter asks for."""
+        dtype = arithmetic_dtype(view)
         for slot, storage in zip(slots, phases.storages, strict=True):
-            if slot.name in state:
+            if slot.name + suffix in state:
                 continue
-            shape = slot.shape_for(p.shape)
-            value = torch.zeros(shape, dtype=dtype, device=p.device)
+            if slot.shape == "full":
+                value = torch.zeros_like(view, dtype=dtype)
+            else:
+                shape = slot.shape_for(tuple(view.shape))
+                value = torch.zeros(shape, dtype=dtype, device=view.device)
             if slot.initial is not None:
-                assert p.grad is not None
-                value.copy_(slot.initial(p.detach().to(dtype), p.grad.detach().to(dtype), h))
-            for suffix, part in zip(storage.suffixes, storage.encode(value), strict=True):
-                state[slot.name + suffix] = part
+                value.copy_(slot.initial(view.to(dtype), g.to(dtype), h))
+            for part, tensor in zip(storage.suffixes, storage.encode(value), strict=True):
+                state[slot.name + part + suffix] = tensor
 
     def _scalars(
-        self, h: Any, t: int, carry: dict[str, float], scale: float, position: int
+        self, rule: type[Rule], numbers: dict[str, float], position: int
     ) -> tuple[Any, ...]:
         """The numbers of one step as a named tuple; compiled code gets them as a tensor."""
-        numbers = {**self.rule.scalars(h, t, carry), "scale": scale}
         names = tuple(numbers)
-        if names not in self._scalar_types:
-            self._scalar_types[names] = namedtuple(f"{self.rule.__name__}Scalars", names)
-        named = self._scalar_types[names](**numbers)
+        if (rule, names) not in self._scalar_types:
+            self._scalar_types[rule, names] = namedtuple(f"{rule.__name__}Scalars", names)
+        named = self._scalar_types[rule, names](**numbers)
         if self.engine == "eager":
             return (named,)
         exact = torch.tensor(named, dtype=torch.float64)
         if position == len(self._vectors):
-            self._vectors.append({torch.float64: exact, torch.float32: exact.float()})
-        for vector in self._vectors[position].values():
+            self._vectors.append({})
+        vectors = self._vectors[position]
+        if not vectors or vectors[torch.float64].shape != exact.shape:
+            vectors.update({torch.float64: exact, torch.float32: exact.float()})
+        for vector in vectors.values():
             vector.copy_(exact)
-        return named, self._vectors[position]
+        return named, vectors
 
-    def _measure(self, works: list[Work]) -> list[Tensor | None]:
-        """Sums over each tensor, or over the whole model."""
-        sums = [self._run("measure", work) for work in works]
-        if self.rule.scope is Scope.MODEL and sums:
-            return [torch.stack(sums).sum(0)] * len(sums)
+    def _sums(self, works: list[Work]) -> list[Tensor | None]:
+        """What each work's update is to know of the sums over its tensor or over the model."""
+        sums = [
+            self._run("measure", work) if work.rule.measures and work.updates else None
+            for work in works
+        ]
+        over_model = [i for i, work in enumerate(works) if work.rule.scope is Scope.MODEL]
+        if over_model:
+            parts = [sums[i] for i in over_model]
+            device = works[over_model[0]].p.device
+            total = torch.stack([s.to(device).double() for s in parts if s is not None]).sum(0)
+            known = self._conclusions(works[over_model[0]], total)
+            for i in over_model:
+                p = works[i].p
+                sums[i] = known.to(p.device, arithmetic_dtype(p))
         return sums
 
+    def _conclusions(self, work: Work, total: Tensor) -> Tensor:
+        """What a rule makes of its sums over the model; the carried numbers go to the groups."""
+        rule = work.rule
+        if rule.conclude is None:
+            return total
+        named = namedtuple(f"{rule.__name__}Total", rule.measures)(*total.tolist())
+        numbers = rule.conclude(work.h, work.scalars[0], named)
+        for group in self.param_groups:
+            group.update({name: numbers[name] for name in rule.carry if name in numbers})
+        return torch.tensor([numbers[name] for name in rule.conclusions], dtype=torch.float64)
+
     def _run(self, phase: str, work: Work, *rest: Any) -> Any:
-        """Run a phase over all pieces of a parameter; sums of ``measure`` are added up."""
+        """Run a phase over all pieces of a unit; sums of ``measure`` are added up."""
         if self.engine == "compiled":
-            p, g, stored = whole(self.rule, work)
+            p, g, stored = whole(work)
             scalars, vectors = work.scalars
             c = vectors[arithmetic_dtype(p)]
             return self._compiled.call(work.phases, phase, type(scalars), p, g, stored, c, *rest)
-        function = getattr(work.phases, phase)
-        results = [
-            function(p, g, stored, work.scalars[0], *rest)
-            for p, g, stored in pieces(self.rule, work)
-        ]
+        function = work.phases.stage(phase)
+        results = [function(p, g, stored, work.scalars[0], *rest) for p, g, stored in pieces(work)]
         return sum(results[1:], results[0]) if phase == "measure" else None
 
 
@@ -343,3 +450,13 @@ def _numbers(group: dict[str, Any]) -> Any:
 
 def _is_tensor(value: Any) -> bool:
     return isinstance(value, Tensor)
+
+
+def _unit_numbers(h: Any, unit: Unit) -> Any:
+    """The hyperparameters of a group as the rule of one unit sees them."""
+    return SimpleNamespace(**{**vars(h), "role": unit.role, "heads": unit.heads})
+
+
+def _bytes_of(storage: Storage, shape: tuple[int, ...]) -> int:
+    parts = storage.encode(torch.empty(shape, device="meta"))
+    return sum(part.numel() * part.element_size() for part in parts)

@@ -23,10 +23,10 @@ def arithmetic_dtype(p: Tensor) -> torch.dtype:
 
 
 class Phases:
-    """``measure``, ``update`` and ``observe`` of a rule, as functions of tensors alone.
+    """``measure``, ``update`` and the other stages of a rule, as functions of tensors alone.
 
     ``stored`` holds, for each slot in ``names``, the tensors of its storage; ``c`` and ``sums``
-    are sequences in the order of the rule's scalars and of ``rule.measures``.
+    are sequences in the order of the rule's scalars and of what its update is to know of the sums.
     """
 
     def __init__(
@@ -35,8 +35,9 @@ class Phases:
         self.rule = rule
         self.names = names
         self.storages = storages
-        self.state_type = rule.state_type()
-        self.sums_type: Any = namedtuple(f"{rule.__name__}Sums", rule.measures)
+        self.state_type = rule.state_type(names)
+        known = rule.measures if rule.conclude is None else rule.conclusions
+        self.sums_type: Any = namedtuple(f"{rule.__name__}Sums", known)
 
     def load(self, p: Tensor, stored: Stored) -> Any:
         """The slots by name, decoded."""
@@ -67,11 +68,17 @@ class Phases:
         p.copy_(new)
         self.write(stored, values)
 
-    def observe(self, p: Tensor, g: Tensor, stored: Stored, c: Any) -> None:
-        """Take in a second gradient, in place."""
-        exact, g = self._arithmetic(p, g)
-        assert self.rule.observe is not None
-        self.write(stored, self.rule.observe(exact, g, self.load(exact, stored), c))
+    def stage(self, name: str) -> Callable[..., Any]:
+        """The function of a phase: ``measure``, ``update``, or any other stage of the rule."""
+        if name in ("measure", "update"):
+            return getattr(self, name)
+        transform = getattr(self.rule, name)
+
+        def run(p: Tensor, g: Tensor, stored: Stored, c: Any) -> None:
+            exact, g = self._arithmetic(p, g)
+            self.write(stored, transform(exact, g, self.load(exact, stored), c))
+
+        return run
 
     @staticmethod
     def _arithmetic(p: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,7 +109,8 @@ class CompiledPhases:
         *rest: Any,
     ) -> Any:
         """Run one phase; ``c`` is the vector of the step's scalars, in ``scalars_type``'s order."""
-        key = (phase, phases.names, phases.storages, scalars_type, *_layout(p), *_layout(g))
+        variant = (phases.rule, phase, phases.names, phases.storages, scalars_type)
+        key = (*variant, *_layout(p), *_layout(g), *map(_layout, _flat(stored)))
         function = self.functions.get(key)
         if function is not None:
             return function(p, g, stored, c, *rest)
@@ -113,12 +121,16 @@ class CompiledPhases:
         return result
 
 
+def _flat(stored: Stored) -> list[Tensor]:
+    return [part for parts in stored for part in parts]
+
+
 def _layout(tensor: Tensor) -> tuple[Any, ...]:
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
 
 def _compile(phases: Phases, phase: str, scalars_type: Any) -> Callable[..., Any]:
-    body = getattr(phases, phase)
+    body = phases.stage(phase)
 
     def call(p: Tensor, g: Tensor, stored: Stored, c: Tensor, *rest: Any) -> Any:
         return body(p, g, stored, scalars_type(*c.unbind()), *rest)

@@ -1,4 +1,4 @@
-"""How a parameter is cut for one call of a rule: whole, in flat ranges, or between channels."""
+"""How a unit is cut for one call of a rule: whole, in flat ranges, or between rows."""
 
 from __future__ import annotations
 
@@ -23,39 +23,67 @@ Piece = tuple[Tensor, Tensor, Stored]
 
 @dataclass
 class Work:
-    """One parameter in one step: detached parameter and gradient, slots and the step's scalars."""
+    """One unit in one step: detached parameter and gradient, slots, the step's scalars and stages.
 
+    ``scalars`` hold the numbers by name and, for compiled code, as a vector of each dtype.
+    """
+
+    rule: type[Rule]
     p: Tensor
     g: Tensor
     slots: tuple[Slot, ...]
     phases: Phases
     stored: Stored
+    h: Any
     scalars: tuple[Any, ...]
-    conv1d: bool
+    stages: tuple[str, ...]
+
+    @property
+    def before(self) -> tuple[str, ...]:
+        """The stages that come before the update."""
+        return self.stages[: self._update]
+
+    @property
+    def after(self) -> tuple[str, ...]:
+        """The stages that come after it."""
+        return self.stages[self._update + 1 :]
+
+    @property
+    def updates(self) -> bool:
+        """Whether this step moves the parameter."""
+        return "update" in self.stages
+
+    @property
+    def _update(self) -> int:
+        return self.stages.index("update") if self.updates else len(self.stages)
 
 
-def stored_slots(state: dict[str, Any], slots: Sequence[Slot], phases: Phases) -> Stored:
-    """The tensors of each slot in an optimizer's state."""
+def stored_slots(
+    state: dict[str, Any], slots: Sequence[Slot], phases: Phases, suffix: str
+) -> Stored:
+    """The tensors of each slot of a unit in an optimizer's state."""
     return tuple(
-        tuple(state[slot.name + suffix] for suffix in storage.suffixes)
+        tuple(state[slot.name + part + suffix] for part in storage.suffixes)
         for slot, storage in zip(slots, phases.storages, strict=True)
     )
 
 
-def whole(rule: type[Rule], work: Work) -> Piece:
-    """The whole parameter as one piece."""
-    return next(_cut(rule, work, max(1, work.p.numel())))
+def whole(work: Work) -> Piece:
+    """The whole unit as one piece."""
+    return next(_cut(work, max(1, work.p.numel())))
 
 
-def pieces(rule: type[Rule], work: Work) -> Iterator[Piece]:
+def pieces(work: Work) -> Iterator[Piece]:
     """Bounded pieces of parameter, gradient and slots; whole where the rule sees matrices."""
-    return _cut(rule, work, PIECE_ELEMENTS)
+    return _cut(work, PIECE_ELEMENTS)
 
 
-def _cut(rule: type[Rule], work: Work, size: int) -> Iterator[Piece]:
-    by_rows = rule.scope is Scope.MATRIX or (rule.by_channel and work.p.ndim > 1)
+def _cut(work: Work, size: int) -> Iterator[Piece]:
+    if work.rule.scope is Scope.MATRIX:
+        return iter(((work.p, work.g, work.stored),))
+    by_rows = (work.rule.by_channel or work.rule.by_layout) and work.p.ndim > 1
     if by_rows or not work.p.is_contiguous():
-        return _row_pieces(rule, work, size)
+        return _row_pieces(work, size)
     return _flat_pieces(work, size)
 
 
@@ -74,33 +102,22 @@ def _flat_pieces(work: Work, size: int) -> Iterator[Piece]:
         yield p[start:stop], g[start:stop], stored
 
 
-def _row_pieces(rule: type[Rule], work: Work, size: int) -> Iterator[Piece]:
-    p, g = _oriented(work.p, work.conv1d), _oriented(work.g, work.conv1d)
+def _row_pieces(work: Work, size: int) -> Iterator[Piece]:
+    p, g = work.p, work.g
     divisible = all(isinstance(storage, Plain) for storage in work.phases.storages)
-    if rule.scope is Scope.MATRIX or p.ndim == 0 or not divisible:
-        yield p, g, tuple(_whole_slots(work))
+    if p.ndim == 0 or not divisible:
+        yield p, g, work.stored
         return
     step = max(1, size // p[0].numel())
     for start in range(0, p.shape[0], step):
         rows = slice(start, start + step)
         stored = tuple(
-            tuple(_oriented(part, work.conv1d)[rows] for part in parts)
+            tuple(part[rows] for part in parts)
             if slot.shape == "full"
             else _shared(parts, last=start + step >= p.shape[0])
             for slot, parts in zip(work.slots, work.stored, strict=True)
         )
         yield p[rows], g[rows], stored
-
-
-def _whole_slots(work: Work) -> Iterator[Sequence[Tensor]]:
-    for slot, parts in zip(work.slots, work.stored, strict=True):
-        turned = work.conv1d and slot.shape == "full" and len(parts) == 1
-        yield tuple(_oriented(part, True) for part in parts) if turned else parts
-
-
-def _oriented(tensor: Tensor, conv1d: bool) -> Tensor:
-    """The (out, in) matrix of a weight; transformers' Conv1D keeps it as (in, out)."""
-    return tensor.t() if conv1d and tensor.ndim == 2 else tensor
 
 
 def _shared(parts: Sequence[Tensor], *, last: bool) -> Sequence[Tensor]:

@@ -121,27 +121,35 @@ def check_hyperparameters(
     Raises ValueError that names the optimizer, the hyperparameter, its range and the accepted
     names where a name is unknown, a value is out of range, or two of them contradict each other.
     """
-    accepted = ", ".join(rule.defaults)
+    defaults = rule.settings()
+    accepted = ", ".join(defaults)
     for name, value in given.items():
-        if name not in rule.defaults:
-            near = difflib.get_close_matches(name, rule.defaults, n=1)
+        if name not in defaults:
+            near = difflib.get_close_matches(name, defaults, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ValueError(
                 f"optimizer {optimizer!r} has no hyperparameter {name!r}.{hint}"
                 f" It accepts: {accepted}."
             )
-        allowed = rule.ranges.get(name) or RANGES[name]
+        allowed = range_of(rule, name)
         if not allowed.accepts(value):
             raise ValueError(
                 f"optimizer {optimizer!r}: {name}={value!r} is out of range, expected {allowed}."
                 f" It accepts: {accepted}."
             )
-    merged = {**rule.defaults, **given}
+    merged = {**defaults, **given}
     merged = {name: _plain(value) for name, value in merged.items()}
     conflict = rule.conflict(SimpleNamespace(**merged))
     if conflict:
         raise ValueError(f"optimizer {optimizer!r}: {conflict}")
     return merged
+
+
+def range_of(rule: type[Rule], name: str) -> Any:
+    """The values that a hyperparameter of a rule, or of its companion, accepts."""
+    if rule.companion is not None and name not in rule.defaults:
+        return range_of(rule.companion, name.removeprefix("companion_"))
+    return rule.ranges.get(name) or RANGES[name]
 
 
 def _plain(value: Any) -> Any:
