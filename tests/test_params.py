@@ -59,7 +59,7 @@ def test_a_weight_decay_of_none_leaves_the_default(gpt2):
 
 def test_conv1d_weights_are_marked_where_layout_matters(gpt2):
     """GPT-2's attention and MLP weights are stored (in, out); embeddings are not."""
-    groups = param_groups(gpt2, 0.1, by_layout=True)
+    groups = param_groups(gpt2, 0.1, ob.optimizer_info("adamp").rule_class())
     marked = [names for names, g in zip(named(gpt2, groups), groups, strict=True) if "conv1d" in g]
     assert len(marked) == 1
     assert len(marked[0]) == 2 * 4
