@@ -13,7 +13,7 @@ from oracles.inputs import gradient, values
 from oracles.proof import Shape
 
 import optbench_llm as ob
-from optbench_llm.rules.rule import Rule
+from optbench_llm.rules.rule import Rule, Scope
 
 RULES = list(CASES)
 ELEMENT = ob.list_optimizers(scope="element")
@@ -138,18 +138,20 @@ def test_state_is_what_the_slots_declare(name):
     for t in range(1, 4):
         take_step(optimizer, params, PROOFS[name].shapes, t)
     rule = rule_of(name)
-    h = type("Settings", (), optimizer.param_groups[0])
+    h = type("Settings", (), {**optimizer.param_groups[0], "role": PROOFS[name].role, "heads": 0})
+    carried = () if rule.scope is Scope.MODEL else tuple(rule.carry)
     elements = 0
     for p in params:
         slots = rule.slots_for(tuple(p.shape), h)
         state = optimizer.state[p]
-        assert set(state) == {"step", *rule.carry, *(slot.name for slot in slots)}
+        assert set(state) == {"step", *carried, *(slot.name for slot in slots)}
         for slot in slots:
             assert state[slot.name].shape == slot.shape_for(tuple(p.shape))
             assert not slot.positive or (state[slot.name] >= 0).all()
             elements += state[slot.name].numel()
-        assert all(isinstance(state[key], (int, float)) for key in ("step", *rule.carry))
-    assert optimizer.state_bytes() == 4 * elements
+        assert all(isinstance(state[key], (int, float)) for key in ("step", *carried))
+    assert all(type(optimizer.param_groups[0][key]) is float for key in rule.carry if not carried)
+    assert optimizer.state_bytes() == optimizer.planned_state_bytes() == 4 * elements
 
 
 @pytest.mark.parametrize("name", RULES)

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from optbench_llm.engine.compiler import compiler_failure
 from optbench_llm.engine.phases import CompiledPhases, Phases, arithmetic_dtype
 from optbench_llm.engine.pieces import Work, pieces, stored_slots, whole
+from optbench_llm.engine.rounding import COMPENSATION, NOISE, noise_key
 from optbench_llm.engine.storage import Storage, check_storage, storage_for
 from optbench_llm.engine.units import Unit, units_of
 from optbench_llm.rules.hyperparameters import check_hyperparameters
@@ -176,7 +177,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             for p in group["params"]:
                 for unit in units_of(rule, p, group):
                     view = unit.view(p.detach())
-                    slots = rule.slots_for(tuple(view.shape), _unit_numbers(h, unit))
+                    slots = _slots(rule, view, _unit_numbers(h, unit))
                     for slot in slots if p.numel() else ():
                         storage = self._storage_of(slot, view)
                         shape = slot.shape_for(tuple(view.shape))
@@ -242,7 +243,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             state[TRAIN_POINT] = p.detach().clone()
             for unit in units_of(rule, p, group):
                 view, h = unit.view(p.detach()), _unit_numbers(_numbers(group), unit)
-                slots = rule.slots_for(tuple(view.shape), h)
+                slots = _slots(rule, view, h)
                 phases = self._phases_for(rule, view, slots)
                 exact = view.to(arithmetic_dtype(p))
                 loaded = phases.load(exact, stored_slots(state, slots, phases, unit.suffix))
@@ -294,35 +295,48 @@ class RuleOptimizer(torch.optim.Optimizer):
             shared = rule.scope is Scope.MODEL
             if shared and advance:
                 group["step"] += 1
-            for p in group["params"]:
+            for position, p in enumerate(group["params"]):
                 if p.grad is None or p.numel() == 0:
                     continue
                 state = self.state[p]
                 if "step" not in state:
                     self._begin(state, p, rule)
-                keeper = group if shared else state
                 t = group["step"] + (not advance) if shared else state["step"] + 1
+                keeper = group if shared else state
                 carry = {name: keeper[name] for name in rule.carry}
-                if advance:
-                    state["step"] += 1
+                fixed = {"scale": scale}
+                if _rounding(p, h) == "stochastic":
+                    fixed[NOISE] = noise_key(state["step"] + 1, 65536 * index + position)
+                state["step"] += advance
                 for unit in units_of(rule, p, group):
-                    key = (index, t, unit.role, unit.heads, *carry.values())
                     own = _unit_numbers(h, unit)
+                    key = (index, t, unit.role, unit.heads, *carry.values(), *fixed.values())
                     if key not in computed:
-                        numbers = {**rule.scalars(own, t, carry), "scale": scale}
+                        numbers = {**rule.scalars(own, t, carry), **fixed}
                         computed[key] = self._scalars(rule, numbers, len(computed))
                     scalars = computed[key]
                     if advance:
-                        keeper.update(
-                            {n: getattr(scalars[0], n) for n in carry if n in scalars[0]._fields}
-                        )
-                    view, g = unit.view(p.detach()), unit.view(p.grad.detach().reshape(p.shape))
-                    slots = rule.slots_for(tuple(view.shape), own)
-                    phases = self._phases_for(rule, view, slots)
-                    self._initialise(state, view, g, slots, phases, own, unit.suffix)
-                    stored = stored_slots(state, slots, phases, unit.suffix)
+                        now = scalars[0]._asdict()
+                        keeper.update({name: now[name] for name in carry if name in now})
                     stages = rule.stages(own, t) if advance else ("observe",)
-                    yield Work(rule, view, g, slots, phases, stored, own, scalars, stages)
+                    yield self._work(rule, p, unit, own, scalars, stages)
+
+    def _work(
+        self,
+        rule: type[Rule],
+        p: Tensor,
+        unit: Unit,
+        h: Any,
+        scalars: tuple[Any, ...],
+        stages: tuple[str, ...],
+    ) -> Work:
+        assert p.grad is not None
+        view, g = unit.view(p.detach()), unit.view(p.grad.detach())
+        slots = _slots(rule, view, h)
+        phases = self._phases_for(rule, view, slots)
+        self._initialise(self.state[p], view, g, slots, phases, h, unit.suffix)
+        stored = stored_slots(self.state[p], slots, phases, unit.suffix)
+        return Work(rule, view, g, slots, phases, stored, h, scalars, stages)
 
     def _check_gradients(self) -> None:
         """Refuse what no rule can take, before anything has moved."""
@@ -438,7 +452,11 @@ class RuleOptimizer(torch.optim.Optimizer):
             c = vectors[arithmetic_dtype(p)]
             return self._compiled.call(work.phases, phase, type(scalars), p, g, stored, c, *rest)
         function = work.phases.stage(phase)
-        results = [function(p, g, stored, work.scalars[0], *rest) for p, g, stored in pieces(work)]
+        results, start = [], 0
+        for p, g, stored in pieces(work):
+            where = (start,) if phase == "update" else ()
+            results.append(function(p, g, stored, work.scalars[0], *rest, *where))
+            start += p.numel()
         return sum(results[1:], results[0]) if phase == "measure" else None
 
 
@@ -455,6 +473,17 @@ def _is_tensor(value: Any) -> bool:
 def _unit_numbers(h: Any, unit: Unit) -> Any:
     """The hyperparameters of a group as the rule of one unit sees them."""
     return SimpleNamespace(**{**vars(h), "role": unit.role, "heads": unit.heads})
+
+
+def _slots(rule: type[Rule], view: Tensor, h: Any) -> tuple[Slot, ...]:
+    """The slots of a unit: the rule's, and what the rounding of its parameter keeps."""
+    slots = rule.slots_for(tuple(view.shape), h)
+    return (*slots, COMPENSATION) if _rounding(view, h) == "kahan" else slots
+
+
+def _rounding(p: Tensor, h: Any) -> str:
+    """How new values are written into a parameter; bf16 is the only dtype with a choice."""
+    return getattr(h, "rounding", "nearest") if p.dtype == torch.bfloat16 else "nearest"
 
 
 def _bytes_of(storage: Storage, shape: tuple[int, ...]) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optbench_llm.engine.rounding import COMPENSATION, NOISE, bf16_stochastic, bf16_to_nearest
 from optbench_llm.engine.storage import Storage
 from optbench_llm.rules.rule import Rule
 
@@ -60,11 +61,23 @@ class Phases:
         assert self.rule.measure is not None
         return torch.stack(self.rule.measure(p, g, self.load(p, stored), c))
 
-    def update(self, p: Tensor, g: Tensor, stored: Stored, c: Any, sums: Tensor | None) -> None:
-        """One step, in place."""
+    def update(
+        self, p: Tensor, g: Tensor, stored: Stored, c: Any, sums: Tensor | None, start: int = 0
+    ) -> None:
+        """One step, in place; ``start`` is the position of the piece in its unit."""
         exact, g = self._arithmetic(p, g)
+        s = self.load(exact, stored)
+        compensated = COMPENSATION.name in self.names
+        if compensated:
+            exact = exact + s.compensation
         named_sums = None if sums is None else self.sums_type(*sums.unbind())
-        new, values = self.rule.update(exact, g, self.load(exact, stored), c, named_sums)
+        new, values = self.rule.update(exact, g, s, c, named_sums)
+        if compensated:
+            rounded = bf16_to_nearest(new)
+            values = {**values, COMPENSATION.name: new - rounded}
+            new = rounded
+        elif hasattr(c, NOISE):
+            new = bf16_stochastic(new, c.noise, start)
         p.copy_(new)
         self.write(stored, values)
 

@@ -115,6 +115,8 @@ def check_storage(storage: str, optimizer: str, rule: type[Rule], h: Any) -> Non
 
 def storage_for(slot: Slot, storage: str, p: Tensor, dtype: torch.dtype) -> Storage:
     """The storage of one slot of one parameter: low-bit only where the slot bears rounding."""
+    if slot.storage == "bf16":
+        return Plain(torch.bfloat16)
     if storage == "fp32" or not _bears_rounding(slot):
         return Plain(dtype)
     if storage == "bf16":

@@ -41,6 +41,7 @@ class Slot:
     values >= 0. ``delicate`` keeps the slot out of 16 and 8 bits, where rounding would swallow its
     steps, which are far smaller than itself.
     ``initial(parameter, gradient, hyperparameters)`` gives the first value, zeros where it is None.
+    ``storage`` is the one it always lies in, whatever was asked for.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Slot:
     positive: bool = False
     delicate: bool = False
     initial: Initial | None = None
+    storage: Literal["bf16"] | None = None
 
     def shape_for(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of this slot for a parameter of the given shape."""
