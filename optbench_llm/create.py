@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -46,6 +47,9 @@ def create_optimizer(
     if foreign is None:
         assert parsed.info is not None
         rule = parsed.info.rule_class()
+        caution = rule.caution(SimpleNamespace(**settings))
+        if caution:
+            warnings.warn(f"optimizer {spec!r}: {caution}")
         params: Any = model_or_params
         if isinstance(params, nn.Module):
             params = param_groups(params, settings["weight_decay"], rule)

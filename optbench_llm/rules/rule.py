@@ -141,6 +141,11 @@ class Rule:
         return None
 
     @staticmethod
+    def caution(h: Any) -> str | None:
+        """What is unusual about hyperparameters that are allowed: the user is warned of it."""
+        return None
+
+    @staticmethod
     def scalars(h: Any, t: int, carry: Mapping[str, float]) -> dict[str, float]:
         """All numbers of step ``t`` (from 1), in float64 on the host.
 
