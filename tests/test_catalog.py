@@ -124,11 +124,12 @@ def test_listing_filters_by_wildcard_category_scope_and_program():
     """Sorted; a filter value that no row has is an error, not an empty list."""
     everything = ob.list_optimizers()
     assert everything == sorted(everything)
-    assert len(everything) == 24
+    assert set(published_optimizers()) < set(everything)
     assert ob.list_optimizers("ada*") == [n for n in everything if n.startswith("ada")]
-    assert ob.list_optimizers("ADAM?") == ["adamp", "adamw"]
+    five = [n for n in everything if n.startswith("adam") and len(n) == 5]
+    assert ob.list_optimizers("ADAM?") == five
     assert ob.list_optimizers(program="sophia-g") == ["sophia"]
-    assert ob.list_optimizers(scope="matrix") == ["adafactor"]
+    assert "adafactor" in ob.list_optimizers(scope="matrix")
     assert "sgdp" in ob.list_optimizers(scope="tensor")
     assert ob.list_optimizers("nothing*") == []
     for wrong in ({"category": "fast"}, {"scope": "tensors"}, {"program": "sam"}):

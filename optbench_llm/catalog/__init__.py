@@ -55,5 +55,5 @@ def optimizer_info(name: str) -> OptimizerInfo:
 
 
 def published_optimizers() -> list[str]:
-    """The rows of the published GPT-2-on-Alpaca table, best first."""
-    return [entry.name for entry in ENTRIES if entry.published_loss is not None]
+    """The rows of the published GPT-2-on-Alpaca table, best first; no variants of them."""
+    return [entry.name for entry in ENTRIES if entry.published_loss and not entry.variant_of]

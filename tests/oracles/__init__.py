@@ -15,6 +15,7 @@ from oracles import (
     preconditioners,
     published,
     seed_elements,
+    variants,
     wide,
     wrapped,
 )
@@ -22,7 +23,16 @@ from oracles.proof import Proof
 
 PROOFS: dict[str, Proof] = {
     name: proof
-    for family in (published, seed_elements, wide, wrapped, matrices, preconditioners, beyond)
+    for family in (
+        published,
+        seed_elements,
+        wide,
+        wrapped,
+        matrices,
+        preconditioners,
+        beyond,
+        variants,
+    )
     for name, proof in family.PROOFS.items()
 }
 #: The settings of each rule's proof.

@@ -8,6 +8,7 @@ from optbench_llm.catalog.rows import (
     preconditioners,
     published,
     seed_elements,
+    variants,
     wide,
     wrapped,
 )
@@ -20,4 +21,5 @@ ENTRIES = (
     *matrices.ROWS,
     *preconditioners.ROWS,
     *beyond.ROWS,
+    *variants.ROWS,
 )
