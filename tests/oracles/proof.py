@@ -44,7 +44,8 @@ class Proof:
     matter, or the reason why it always does. ``exceptions``: the name of a common law's test, and
     why it does not hold for this rule. ``shapes``: what the rule takes. A ``joint`` reference takes
     a list of parameters, steps whose ``g`` is a list (None where a parameter has no gradient), and
-    yields lists. ``role`` is given to a rule that must know what its parameters are.
+    yields lists. ``role`` is given to a rule that must know what its parameters are. ``unfelt``
+    hyperparameters show in other dtypes or layouts only, and have tests of their own.
     """
 
     oracle: Callable[..., Path]
@@ -54,3 +55,4 @@ class Proof:
     shapes: Sequence[Shape] = ALL_SHAPES
     joint: bool = False
     role: str | None = None
+    unfelt: Sequence[str] = ()
