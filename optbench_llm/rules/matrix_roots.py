@@ -1,0 +1,61 @@
+"""Both sides of a matrix: their second moments, eigenbases and inverse roots.
+
+Factorisations are torch.linalg's, in the parameter's arithmetic (fp32): what their rounding does
+to small eigenvalues stays below the damping that the rules add.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from optbench_llm.rules.rule import Slot, ema
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Roles of the weights that are used as linear maps.
+LINEAR_MAPS = frozenset({"matrix", "query", "key", "value"})
+
+
+def without_large_sides(
+    slots: tuple[Slot, ...], shape: tuple[int, ...], limit: int
+) -> tuple[Slot, ...]:
+    """The slots without the square ones of a side that is longer than ``limit``."""
+    return tuple(
+        slot
+        for slot in slots
+        if slot.shape not in ("left", "right") or slot.shape_for(shape)[0] <= limit
+    )
+
+
+def second_moments(g: Tensor, s: Any, weight: Any) -> dict[str, Tensor]:
+    """The averages of G G' in ``left`` and G' G in ``right``, for the sides that are kept."""
+    new = {}
+    if s.left is not None:
+        new["left"] = ema(s.left, g @ g.mT, weight)
+    if s.right is not None:
+        new["right"] = ema(s.right, g.mT @ g, weight)
+    return new
+
+
+def eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues of a symmetric matrix in ascending order, and its eigenvectors as columns.
+
+    An entry that is not finite counts as 0, since eigh would raise: the gradient it came from
+    carries it into the parameter, where it is found.
+    """
+    from torch.linalg import eigh
+
+    return eigh(matrix.nan_to_num(0.0, 0.0, 0.0))
+
+
+def turned(matrix: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+    """A basis after one power iteration and QR, and the order its columns were put in before.
+
+    The order is that of falling eigenvalues, as the old basis estimates them.
+    """
+    from torch.linalg import qr
+
+    estimates = (basis * (matrix @ basis)).sum(0)
+    order = estimates.argsort(descending=True)
+    return qr(matrix @ basis[:, order])[0], order
