@@ -13,12 +13,7 @@ from torch import Tensor, nn
 from optbench_llm.catalog import Spec, parse_spec
 from optbench_llm.engine import RuleOptimizer
 from optbench_llm.params import param_groups
-from optbench_llm.providers import (
-    check_arguments,
-    check_values,
-    keep_embeddings_in_32_bits,
-    provider_class,
-)
+from optbench_llm.providers import check_arguments, check_values, make_foreign, provider_class
 from optbench_llm.rules.hyperparameters import check_hyperparameters
 
 
@@ -67,17 +62,8 @@ def create_optimizer(
             engine=engine,
             **settings,
         )
-    cls = provider_class(*foreign)
-    params = model_or_params
-    if isinstance(params, nn.Module):
-        if foreign[0] == "bnb":
-            keep_embeddings_in_32_bits(params)
-        params = param_groups(params, settings.get("weight_decay"))
     row = dict(parsed.info.settings or {}) if parsed.info else {}
-    try:
-        return cls(params, **{**row, **given})
-    except ValueError as error:
-        raise ValueError(f"optimizer {parsed.canonical!r}: {error}") from error
+    return make_foreign(parsed, *foreign, model_or_params, {**row, **given})
 
 
 def validate_hyperparameters(spec: str, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,7 +99,9 @@ _NOT_SETTINGS = ("params", "param_names", "spec", "observations", "step")
 
 
 def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, Tensor) else value
+    if isinstance(value, Tensor):
+        return value.item()
+    return str(value) if isinstance(value, torch.dtype) else value
 
 
 def _provider(spec: Spec) -> tuple[str, str] | None:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from optbench_llm.catalog import parse_spec
 from optbench_llm.leaderboard.board import Plan, Run, make_plan, run_leaderboard
 from optbench_llm.leaderboard.estimate import estimate
+from optbench_llm.leaderboard.optimizer_settings import canonical_spec
 from optbench_llm.leaderboard.progress import make_console, open_display
 from optbench_llm.leaderboard.recipe import Recipe, load_recipe, override
 from optbench_llm.leaderboard.store import Store
@@ -70,7 +70,7 @@ def changed(recipe: Recipe, changes: dict[str, Any], specs: Sequence[str] | None
 def _entries(recipe: Recipe, specs: Sequence[str]) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
     for spec in specs:
-        canonical = parse_spec(spec).canonical
+        canonical = canonical_spec(spec)
         listed = [e.model_dump() for e in recipe.optimizers if e.spec == canonical]
         entries += listed or [{"spec": canonical}]
     return entries

@@ -27,6 +27,21 @@ def check_settings(spec: str, settings: dict[str, Any]) -> dict[str, Any]:
     return validate_hyperparameters(spec, settings)
 
 
+def canonical_spec(spec: str) -> str:
+    """The one spelling of ``spec``: what rows and trials are named by.
+
+    Raises:
+        ValueError: unknown; names the nearest.
+    """
+    parsed = parse_spec(spec)
+    if parsed.provider is None:
+        return parsed.canonical
+    # Only the provider knows how it spells its classes, and that costs the import of torch.
+    from optbench_llm import providers
+
+    return providers.canonical_spec(spec)
+
+
 def declared_lr(spec: str) -> float:
     """The learning rate that catalog or provider declares for ``spec``.
 
@@ -34,7 +49,7 @@ def declared_lr(spec: str) -> float:
         ValueError: neither has one.
     """
     info = parse_spec(spec).info
-    lr = info.lr if info is not None else check_settings(spec, {}).get("lr")
+    lr = info.lr if info is not None else _provider_defaults(spec).get("lr")
     if isinstance(lr, bool) or not isinstance(lr, int | float):
         raise ValueError(f"{spec} has no default lr: give it one, {{spec: {spec}, lr: 1e-3}}")
     return float(lr)
@@ -43,11 +58,17 @@ def declared_lr(spec: str) -> float:
 def takes_weight_decay(spec: str) -> bool:
     """Whether ``spec`` has a hyperparameter of that name."""
     info = parse_spec(spec).info
-    if info is not None and "weight_decay" in info.defaults:
-        return True
-    check_settings(spec, {})
-    try:
-        check_settings(spec, {"weight_decay": 0.0})
-    except ValueError:
-        return False
-    return True
+    if info is not None:
+        return "weight_decay" in info.defaults
+    return "weight_decay" in _provider_defaults(spec)
+
+
+def _provider_defaults(spec: str) -> dict[str, Any]:
+    parsed = parse_spec(spec)
+    assert parsed.provider is not None
+    if parsed.provider == "hf":
+        # transformers takes it for any optimizer, and check_taken sees whether it arrived.
+        return {"weight_decay": 0.0}
+    from optbench_llm.providers import provider_defaults
+
+    return provider_defaults(parsed.provider, parsed.name)

@@ -22,6 +22,7 @@ from pydantic import (
 from optbench_llm.catalog import parse_spec
 from optbench_llm.data import DataSettings
 from optbench_llm.leaderboard.optimizer_settings import (
+    canonical_spec,
     check_settings,
     declared_lr,
     takes_weight_decay,
@@ -98,7 +99,7 @@ class OptimizerEntry(Section):
     @field_validator("spec")
     @classmethod
     def _known(cls, value: str) -> str:
-        return parse_spec(value).canonical
+        return canonical_spec(value)
 
     @field_validator("args")
     @classmethod
