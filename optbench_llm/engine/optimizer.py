@@ -14,8 +14,16 @@ from torch.distributed.tensor import DTensor
 
 from optbench_llm.engine.compiler import compiler_failure
 from optbench_llm.engine.phases import CompiledPhases, Phases, arithmetic_dtype
-from optbench_llm.engine.pieces import Work, pieces, stored_slots, whole
-from optbench_llm.engine.rounding import COMPENSATION, NOISE, noise_key
+from optbench_llm.engine.pieces import Work, pieces, whole
+from optbench_llm.engine.rounding import NOISE, noise_key
+from optbench_llm.engine.scalars import Scalars
+from optbench_llm.engine.state import (
+    bytes_of,
+    make_missing_slots,
+    rounding_of,
+    slots_of,
+    stored_slots,
+)
 from optbench_llm.engine.storage import Storage, check_storage, storage_for
 from optbench_llm.engine.units import Unit, units_of
 from optbench_llm.rules.hyperparameters import check_hyperparameters
@@ -75,8 +83,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         self._engine: str | None = None
         self._compiled = CompiledPhases()
         self._phases: dict[Any, Phases] = {}
-        self._scalar_types: dict[Any, Any] = {}
-        self._vectors: list[dict[torch.dtype, Tensor]] = []
+        self._scalars = Scalars()
         self._training = True
 
     def __getstate__(self) -> dict[str, Any]:
@@ -177,12 +184,12 @@ class RuleOptimizer(torch.optim.Optimizer):
             for p in group["params"]:
                 for unit in units_of(rule, p, group):
                     view = unit.view(p.detach())
-                    slots = _slots(rule, view, _unit_numbers(h, unit))
+                    slots = slots_of(rule, view, _unit_numbers(h, unit))
                     for slot in slots if p.numel() else ():
                         storage = self._storage_of(slot, view)
                         shape = slot.shape_for(tuple(view.shape))
                         if (storage, shape) not in known:
-                            known[storage, shape] = _bytes_of(storage, shape)
+                            known[storage, shape] = bytes_of(storage, shape)
                         total += known[storage, shape]
         return total
 
@@ -243,7 +250,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             state[TRAIN_POINT] = p.detach().clone()
             for unit in units_of(rule, p, group):
                 view, h = unit.view(p.detach()), _unit_numbers(_numbers(group), unit)
-                slots = _slots(rule, view, h)
+                slots = slots_of(rule, view, h)
                 phases = self._phases_for(rule, view, slots)
                 exact = view.to(arithmetic_dtype(p))
                 loaded = phases.load(exact, stored_slots(state, slots, phases, unit.suffix))
@@ -305,7 +312,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                 keeper = group if shared else state
                 carry = {name: keeper[name] for name in rule.carry}
                 fixed = {"scale": scale}
-                if _rounding(p, h) == "stochastic":
+                if rounding_of(p, h) == "stochastic":
                     fixed[NOISE] = noise_key(state["step"] + 1, 65536 * index + position)
                 state["step"] += advance
                 for unit in units_of(rule, p, group):
@@ -313,7 +320,13 @@ class RuleOptimizer(torch.optim.Optimizer):
                     key = (index, t, unit.role, unit.heads, *carry.values(), *fixed.values())
                     if key not in computed:
                         numbers = {**rule.scalars(own, t, carry), **fixed}
-                        computed[key] = self._scalars(rule, numbers, len(computed))
+                        named = self._scalars.named(rule, numbers)
+                        vectors = (
+                            self._scalars.vectors(named, len(computed))
+                            if self.engine == "compiled"
+                            else {}
+                        )
+                        computed[key] = (named, vectors)
                     scalars = computed[key]
                     if advance:
                         now = scalars[0]._asdict()
@@ -332,9 +345,9 @@ class RuleOptimizer(torch.optim.Optimizer):
     ) -> Work:
         assert p.grad is not None
         view, g = unit.view(p.detach()), unit.view(p.grad.detach())
-        slots = _slots(rule, view, h)
+        slots = slots_of(rule, view, h)
         phases = self._phases_for(rule, view, slots)
-        self._initialise(self.state[p], view, g, slots, phases, h, unit.suffix)
+        make_missing_slots(self.state[p], view, g, slots, phases, h, unit.suffix)
         stored = stored_slots(self.state[p], slots, phases, unit.suffix)
         return Work(rule, view, g, slots, phases, stored, h, scalars, stages)
 
@@ -370,51 +383,6 @@ class RuleOptimizer(torch.optim.Optimizer):
         state["step"] = 0
         if rule.scope is not Scope.MODEL:
             state.update(rule.carry)
-
-    def _initialise(
-        self,
-        state: dict[str, Any],
-        view: Tensor,
-        g: Tensor,
-        slots: tuple[Slot, ...],
-        phases: Phases,
-        h: Any,
-        suffix: str,
-    ) -> None:
-        """Make what is missing: all at first, later what a changed hyperparameter asks for."""
-        dtype = arithmetic_dtype(view)
-        for slot, storage in zip(slots, phases.storages, strict=True):
-            if slot.name + suffix in state:
-                continue
-            if slot.shape == "full":
-                value = torch.zeros_like(view, dtype=dtype)
-            else:
-                shape = slot.shape_for(tuple(view.shape))
-                value = torch.zeros(shape, dtype=dtype, device=view.device)
-            if slot.initial is not None:
-                value.copy_(slot.initial(view.to(dtype), g.to(dtype), h))
-            for part, tensor in zip(storage.suffixes, storage.encode(value), strict=True):
-                state[slot.name + part + suffix] = tensor
-
-    def _scalars(
-        self, rule: type[Rule], numbers: dict[str, float], position: int
-    ) -> tuple[Any, ...]:
-        """The numbers of one step as a named tuple; compiled code gets them as a tensor."""
-        names = tuple(numbers)
-        if (rule, names) not in self._scalar_types:
-            self._scalar_types[rule, names] = namedtuple(f"{rule.__name__}Scalars", names)
-        named = self._scalar_types[rule, names](**numbers)
-        if self.engine == "eager":
-            return (named,)
-        exact = torch.tensor(named, dtype=torch.float64)
-        if position == len(self._vectors):
-            self._vectors.append({})
-        vectors = self._vectors[position]
-        if not vectors or vectors[torch.float64].shape != exact.shape:
-            vectors.update({torch.float64: exact, torch.float32: exact.float()})
-        for vector in vectors.values():
-            vector.copy_(exact)
-        return named, vectors
 
     def _sums(self, works: list[Work]) -> list[Tensor | None]:
         """What each work's update is to know of the sums over its tensor or over the model."""
@@ -473,19 +441,3 @@ def _is_tensor(value: Any) -> bool:
 def _unit_numbers(h: Any, unit: Unit) -> Any:
     """The hyperparameters of a group as the rule of one unit sees them."""
     return SimpleNamespace(**{**vars(h), "role": unit.role, "heads": unit.heads})
-
-
-def _slots(rule: type[Rule], view: Tensor, h: Any) -> tuple[Slot, ...]:
-    """The slots of a unit: the rule's, and what the rounding of its parameter keeps."""
-    slots = rule.slots_for(tuple(view.shape), h)
-    return (*slots, COMPENSATION) if _rounding(view, h) == "kahan" else slots
-
-
-def _rounding(p: Tensor, h: Any) -> str:
-    """How new values are written into a parameter; bf16 is the only dtype with a choice."""
-    return getattr(h, "rounding", "nearest") if p.dtype == torch.bfloat16 else "nearest"
-
-
-def _bytes_of(storage: Storage, shape: tuple[int, ...]) -> int:
-    parts = storage.encode(torch.empty(shape, device="meta"))
-    return sum(part.numel() * part.element_size() for part in parts)

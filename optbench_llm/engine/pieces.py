@@ -58,16 +58,6 @@ class Work:
         return self.stages.index("update") if self.updates else len(self.stages)
 
 
-def stored_slots(
-    state: dict[str, Any], slots: Sequence[Slot], phases: Phases, suffix: str
-) -> Stored:
-    """The tensors of each slot of a unit in an optimizer's state."""
-    return tuple(
-        tuple(state[slot.name + part + suffix] for part in storage.suffixes)
-        for slot, storage in zip(slots, phases.storages, strict=True)
-    )
-
-
 def whole(work: Work) -> Piece:
     """The whole unit as one piece."""
     return next(_cut(work, max(1, work.p.numel())))
