@@ -1,0 +1,66 @@
+"""The state of one unit: which slots it has, how they begin, where they lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optbench_llm.engine.phases import Phases, Stored, arithmetic_dtype
+from optbench_llm.engine.rounding import COMPENSATION
+from optbench_llm.engine.storage import Storage
+from optbench_llm.rules.rule import Rule, Slot
+
+
+def slots_of(rule: type[Rule], view: Tensor, h: Any) -> tuple[Slot, ...]:
+    """The slots of a unit: the rule's, and what the rounding of its parameter keeps."""
+    slots = rule.slots_for(tuple(view.shape), h)
+    return (*slots, COMPENSATION) if rounding_of(view, h) == "kahan" else slots
+
+
+def rounding_of(p: Tensor, h: Any) -> str:
+    """How new values are written into a parameter; bf16 is the only dtype with a choice."""
+    return getattr(h, "rounding", "nearest") if p.dtype == torch.bfloat16 else "nearest"
+
+
+def stored_slots(
+    state: dict[str, Any], slots: Sequence[Slot], phases: Phases, suffix: str
+) -> Stored:
+    """The tensors of each slot of a unit in an optimizer's state."""
+    return tuple(
+        tuple(state[slot.name + part + suffix] for part in storage.suffixes)
+        for slot, storage in zip(slots, phases.storages, strict=True)
+    )
+
+
+def make_missing_slots(
+    state: dict[str, Any],
+    view: Tensor,
+    g: Tensor,
+    slots: Sequence[Slot],
+    phases: Phases,
+    h: Any,
+    suffix: str,
+) -> None:
+    """Begin the slots of a unit: all at first, later what a changed hyperparameter asks for."""
+    dtype = arithmetic_dtype(view)
+    for slot, storage in zip(slots, phases.storages, strict=True):
+        if slot.name + suffix in state:
+            continue
+        if slot.shape == "full":
+            value = torch.zeros_like(view, dtype=dtype)
+        else:
+            shape = slot.shape_for(tuple(view.shape))
+            value = torch.zeros(shape, dtype=dtype, device=view.device)
+        if slot.initial is not None:
+            value.copy_(slot.initial(view.to(dtype), g.to(dtype), h))
+        for part, tensor in zip(storage.suffixes, storage.encode(value), strict=True):
+            state[slot.name + part + suffix] = tensor
+
+
+def bytes_of(storage: Storage, shape: tuple[int, ...]) -> int:
+    """Bytes of a slot of this shape."""
+    parts = storage.encode(torch.empty(shape, device="meta"))
+    return sum(part.numel() * part.element_size() for part in parts)
