@@ -52,6 +52,7 @@ TORCH_ROWS: list[tuple[str, dict[str, Any], str, dict[str, Any] | None]] = [
     ("adamax", BETAS, "Adamax", None),
     ("adadelta", {"lr": 3.0, "rho": 0.8, "eps": 1e-3, "weight_decay": 0.1}, "Adadelta", None),
     ("adagrad", ADAGRAD, "Adagrad", None),
+    ("rprop", {"lr": 0.05, "etas": (0.6, 1.3), "step_sizes": (0.02, 0.15)}, "Rprop", None),
     (
         "adafactor",
         {"lr": 0.2, "decay_rate": 0.6, "clip_threshold": 1.1, "weight_decay": 0.1},
