@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from oracles import CASES
-from oracles.comparison import Shape, make_parameter, take_step
+from oracles.comparison import make_optimizer, make_parameter, take_step
+from oracles.proof import Shape
 from torch import nn
 
 import optbench_llm as ob
@@ -26,7 +27,7 @@ LONG_LENGTH = 0.05
 
 def create_or_skip(params: Any, spec: str, **h: Any) -> Any:
     try:
-        return ob.create_optimizer(params, spec, engine="eager", **h)
+        return make_optimizer(params, spec, engine="eager", **h)
     except ValueError as error:
         pytest.skip(str(error))
 
@@ -47,13 +48,13 @@ def long_run(spec: str, steps: int = 150) -> torch.Tensor:
     """Displacement under default betas and a small lr, as in a real run."""
     rule = ob.optimizer_info(spec).name
     generator = torch.Generator().manual_seed(0)
-    sizes = torch.randn(SMALLEST_INT8, generator=generator).exp()
-    p = nn.Parameter(torch.randn(SMALLEST_INT8, generator=generator) * 0.1)
+    sizes = torch.randn(64, SMALLEST_INT8 // 64, generator=generator).exp()
+    p = nn.Parameter(torch.randn(sizes.shape, generator=generator) * 0.1)
     start = p.detach().clone()
     lr = ob.optimizer_info(rule).lr / 10
     optimizer = create_or_skip([p], spec, lr=lr, weight_decay=0.0)
     for _ in range(steps):
-        noise = torch.randn(SMALLEST_INT8, generator=generator)
+        noise = torch.randn(sizes.shape, generator=generator)
         p.grad = 0.01 * sizes * (noise + 0.3)
         if optimizer.program:
             optimizer.observe(scale=100.0)

@@ -52,6 +52,17 @@ def make_optimizer(params: list[torch.nn.Parameter], spec: str, **settings: Any)
     return ob.create_optimizer(groups, spec, **settings)
 
 
+def shapes_of(spec: str) -> Sequence[Shape]:
+    """What the rule of a spec takes."""
+    return PROOFS[spec.partition("@")[0]].shapes
+
+
+def bearable(spec: str, shapes: Sequence[Shape]) -> Sequence[Shape]:
+    """Those of the shapes that the rule of a spec takes."""
+    only_matrices = PROOFS[spec.partition("@")[0]].role is not None
+    return [shape for shape in shapes if len(shape.sizes) > 1 or not only_matrices]
+
+
 def run_rule(
     spec: str,
     hyperparameters: dict[str, Any],
