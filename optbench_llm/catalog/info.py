@@ -47,7 +47,9 @@ class OptimizerInfo:
     unavailable: str | None = None
 
     def rule_class(self) -> type[Rule]:
-        """The rule itself. Raises ValueError for a row that a provider runs."""
+        """The rule itself. Raises ValueError for a row that a provider runs, or nothing yet."""
+        if self.unavailable:
+            raise ValueError(f"optimizer {self.name!r} {self.unavailable}")
         if self.rule is None:
             raise ValueError(f"{self.name!r} is run by {self.provider}, it has no rule of ours")
         module, _, name = self.rule.partition(":")
@@ -81,6 +83,8 @@ class OptimizerInfo:
     @property
     def equations(self) -> str:
         """The update equations, from the rule's docstring."""
+        if self.unavailable:
+            return f"Not in this version: it {self.unavailable}."
         if self.rule is None:
             return f"Run by {self.provider}."
         return inspect.cleandoc(self.rule_class().__doc__ or "")

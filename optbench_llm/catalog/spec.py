@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from optbench_llm.catalog.info import OptimizerInfo
 from optbench_llm.catalog.rows import ENTRIES
 from optbench_llm.catalog.transformers_names import TRANSFORMERS_NAMES
+from optbench_llm.catalog.wrappers import WRAPPERS, wrapped_info
 from optbench_llm.rules.rule import STORAGES
 
 BY_NAME = {entry.name: entry for entry in ENTRIES}
@@ -17,7 +18,8 @@ BY_NAME = {entry.name: entry for entry in ENTRIES}
 class Spec:
     """``[wrapper+]...name[@storage]`` or ``provider:name``, taken apart.
 
-    ``provider`` is None for a row of the catalog.
+    ``wrappers`` are their names, the outermost first. ``provider`` is None for a row of the
+    catalog.
     """
 
     text: str
@@ -39,8 +41,8 @@ class Spec:
 
     @property
     def info(self) -> OptimizerInfo | None:
-        """The catalog's row; None for a provider's optimizer that has none."""
-        return None if self.provider else BY_NAME[self.name]
+        """The catalog's row with the wrappers around it; None for a provider's optimizer."""
+        return None if self.provider else wrapped_info(BY_NAME[self.name], self.wrappers)
 
 
 def parse_spec(text: str) -> Spec:
@@ -51,16 +53,14 @@ def parse_spec(text: str) -> Spec:
     spec = text.strip()
     if not spec:
         raise ValueError("empty optimizer spec, expected a name such as 'adamw'")
-    if ":" in spec:
-        provider, _, name = spec.partition(":")
+    *prefixes, last = (part.strip() for part in spec.split("+"))
+    wrappers = _wrappers(text, prefixes)
+    if ":" in last:
+        provider, _, name = last.partition(":")
         if not provider or not name:
             raise ValueError(f"optimizer {text!r}: expected PROVIDER:NAME, such as torch:AdamW")
+        _refuse_wrapping(text, wrappers, last)
         return Spec(text, name, provider=provider.lower() if "." not in provider else provider)
-    *wrappers, last = (part.strip() for part in spec.split("+"))
-    if wrappers:
-        raise ValueError(
-            f"optimizer {text!r}: no wrapper {wrappers[0]!r} in this version; use a plain name"
-        )
     name, at, storage = last.partition("@")
     if at and storage.lower() not in STORAGES:
         raise ValueError(
@@ -68,17 +68,54 @@ def parse_spec(text: str) -> Spec:
         )
     # In transformers' own spelling (lion_8bit) a name is theirs, unless it is also ours (sgd).
     if not at and name in TRANSFORMERS_NAMES and name not in BY_NAME:
+        _refuse_wrapping(text, wrappers, name)
         return Spec(text, name, provider="hf")
     entry = _find(name)
     if entry is None:
         raise ValueError(f"unknown optimizer {text!r}.{_nearest(name)}")
-    if at and entry.provider:
-        raise ValueError(
-            f"optimizer {text!r}: {entry.name} is run by {entry.provider}, which has its own"
-            " storage; leave the @ out"
-        )
+    if entry.provider:
+        _refuse_wrapping(text, wrappers, entry.name)
+        if at:
+            raise ValueError(
+                f"optimizer {text!r}: {entry.name} is run by {entry.provider}, which has its own"
+                " storage; leave the @ out"
+            )
     kept = storage.lower() if at and storage.lower() != "fp32" else None
-    return Spec(text, entry.name, storage=kept)
+    _check_wrapped(text, entry, wrappers)
+    return Spec(text, entry.name, wrappers, kept)
+
+
+def _wrappers(text: str, prefixes: list[str]) -> tuple[str, ...]:
+    """The names of the wrappers before a name."""
+    known = {_normalised(name): name for name in WRAPPERS}
+    for prefix in prefixes:
+        if _normalised(prefix) not in known:
+            raise ValueError(
+                f"optimizer {text!r}: no wrapper {prefix!r}, expected one of {', '.join(WRAPPERS)}"
+            )
+    return tuple(known[_normalised(prefix)] for prefix in prefixes)
+
+
+def _refuse_wrapping(text: str, wrappers: tuple[str, ...], foreign: str) -> None:
+    if wrappers:
+        raise ValueError(
+            f"optimizer {text!r}: {wrappers[-1]} wraps rules of this package alone, and {foreign}"
+            f" is a provider's; use one of ours, such as {wrappers[-1]}+adamw"
+        )
+
+
+def _check_wrapped(text: str, entry: OptimizerInfo, wrappers: tuple[str, ...]) -> None:
+    """Make the wrapped rule, to learn early that it cannot be made."""
+    twice = [name for name in WRAPPERS if (*wrappers, entry.name).count(name) > 1]
+    if twice:
+        raise ValueError(f"optimizer {text!r}: {twice[0]} stands there twice; keep one of them")
+    info = wrapped_info(entry, wrappers)
+    if not wrappers or info.unavailable:
+        return
+    try:
+        info.rule_class()
+    except ValueError as error:
+        raise ValueError(f"optimizer {text!r}: {error}") from error
 
 
 def _normalised(name: str) -> str:

@@ -29,10 +29,11 @@ def lookahead(base: type[Rule]) -> type[Rule]:
     with :math:`k` = ``lookahead_k`` and :math:`\alpha` = ``lookahead_alpha``, the slow weights
     :math:`\phi` starting at :math:`\theta_0`. Between two synchronisations the base steps exactly
     as it would alone; its state is kept across them (the authors' ``pullback_momentum="none"``).
-    Steps are counted for each parameter by itself. The defaults are the paper's for language
-    models (k = 5, alpha = 0.5; the authors' code has 0.8). The fast weights are what is evaluated
-    and saved, as in the authors' code unless it is told otherwise. A companion is wrapped too, with
-    ``companion_lookahead_k`` and ``companion_lookahead_alpha`` of its own.
+    Steps are counted for each parameter by itself. The defaults, k = 5 and alpha = 0.5, are those
+    of the paper's experiments at large; the authors' code starts from alpha = 0.8. The fast weights
+    are what is evaluated and saved, as in the authors' code unless it is told otherwise; after a
+    multiple of k steps the two are one. A companion is wrapped too, with ``companion_lookahead_k``
+    and ``companion_lookahead_alpha`` of its own.
 
     Raises ValueError for a base that is evaluated elsewhere than where it is trained, and for one
     that looks ahead already.

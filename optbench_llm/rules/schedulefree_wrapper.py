@@ -68,13 +68,17 @@ def schedulefree(base: type[Rule]) -> type[Rule]:
             f"schedule-free averaging cannot wrap {base.__name__}: the averaging is the momentum,"
             f" and only rules that work without their own can take it: {allowed}"
         )
-    momentum, measured = BASES[base], base.measure
+    momentum = BASES[base]
     off = _switched_off(base, momentum)
     # Without momentum the average of gradients is the gradient itself: nothing to remember.
     idle = {"exp_avg"} if momentum == "betas" else set()
 
     def alone(s: Any) -> Any:
         return s._replace(**dict.fromkeys(idle, 0.0))
+
+    def measure_at_z(p: Tensor, g: Tensor, s: Any, c: Any) -> tuple[Tensor, ...]:
+        assert base.measure is not None
+        return base.measure(s.z, g, alone(s), c)
 
     class ScheduleFree(base, metaclass=WrappedRule):
         __doc__ = f"{inspect.getdoc(schedulefree)}\n\nThe base: {inspect.getdoc(base)}"
@@ -95,6 +99,7 @@ def schedulefree(base: type[Rule]) -> type[Rule]:
             "schedulefree_weight_lr_power": REAL,
         }
         carry = {**base.carry, **AdamWScheduleFree.carry}
+        measure = None if base.measure is None else staticmethod(measure_at_z)
 
         @classmethod
         def slots_for(cls, shape: tuple[int, ...], h: Any) -> tuple[Slot, ...]:
@@ -126,12 +131,6 @@ def schedulefree(base: type[Rule]) -> type[Rule]:
                 **{name: average[name] for name in (*AdamWScheduleFree.carry, "average")},
                 "follow": 1 - mu * (1 - average["average"]),
             }
-
-        if measured is not None:
-
-            @staticmethod
-            def measure(p: Tensor, g: Tensor, s: Any, c: Any) -> tuple[Tensor, ...]:
-                return measured(s.z, g, alone(s), c)
 
         @staticmethod
         def update(p: Tensor, g: Tensor, s: Any, c: Any, sums: Any) -> Update:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from optbench_llm.catalog.rows import (
     beyond,
+    low_precision,
     matrices,
     preconditioners,
+    programs,
     published,
     seed_elements,
     variants,
@@ -21,5 +23,7 @@ ENTRIES = (
     *matrices.ROWS,
     *preconditioners.ROWS,
     *beyond.ROWS,
+    *low_precision.ROWS,
     *variants.ROWS,
+    *programs.ROWS,
 )
