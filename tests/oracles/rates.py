@@ -49,7 +49,7 @@ def qhadam(
     eps: float,
     weight_decay: float,
 ) -> Path:
-    """Ma & Yarats 2019 (1810.06801), section 5; weight decay as a term of the gradient."""
+    """Ma & Yarats 2019 (1810.06801), QHAdam; weight decay as a term of the gradient."""
     (beta1, beta2), (nu1, nu2) = betas, nus
     m, v = np.zeros_like(theta), np.zeros_like(theta)
     for t, step in enumerate(steps, 1):
@@ -87,7 +87,7 @@ def adamod(
 def diffgrad(
     theta: np.ndarray, steps: Steps, *, betas: Betas, eps: float, weight_decay: float
 ) -> Path:
-    """Dubey et al. 2019 (1909.11015), section III; eps beside the uncorrected root."""
+    """Dubey et al. 2019 (1909.11015); eps beside the uncorrected root."""
     beta1, beta2 = betas
     m, v, previous = np.zeros_like(theta), np.zeros_like(theta), np.zeros_like(theta)
     for t, step in enumerate(steps, 1):

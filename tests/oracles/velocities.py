@@ -20,7 +20,7 @@ def qhm(
 
 
 def aggmo(theta: np.ndarray, steps: Steps, *, betas: Betas, weight_decay: float) -> Path:
-    """Lucas et al. 2019 (1804.00325), equation 4: as many velocities as betas."""
+    """Lucas et al. 2019 (1804.00325): as many velocities as betas."""
     velocities = [np.zeros_like(theta) for _ in betas]
     for step in steps:
         g = step.g + weight_decay * theta
@@ -60,7 +60,7 @@ def accsgd(
     small_const: float,
     weight_decay: float,
 ) -> Path:
-    """Kidambi et al. 2018 (1803.05591), algorithm 3; the paper's 0.7 is ``small_const``."""
+    """Kidambi et al. 2018 (1803.05591), ASGD; the paper's 0.7 is ``small_const``."""
     alpha = 1 - small_const**2 * xi / kappa
     average = theta
     for step in steps:
