@@ -49,6 +49,21 @@ def eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return eigh(matrix.nan_to_num(0.0, 0.0, 0.0))
 
 
+def inverse_root(matrix: Tensor, eps: Any, halvings: int) -> Tensor:
+    """``(matrix + eps I) ** -(1/2 ** halvings)`` of a positive semi-definite matrix."""
+    values, vectors = eigen(matrix)
+    roots = (values.clamp(min=0) + eps).rsqrt()
+    for _ in range(halvings - 1):
+        roots = roots.sqrt()
+    return (vectors * roots) @ vectors.mT
+
+
+def between(left: Tensor | None, g: Tensor, right: Tensor | None) -> Tensor:
+    """``left' g right``; None stands for the identity."""
+    g = g if left is None else left.mT @ g
+    return g if right is None else g @ right
+
+
 def turned(matrix: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     """A basis after one power iteration and QR, and the order its columns were put in before.
 

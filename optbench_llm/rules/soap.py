@@ -8,6 +8,7 @@ from optbench_llm.rules.adam import AdamW
 from optbench_llm.rules.hyperparameters import COUNT
 from optbench_llm.rules.matrix_roots import (
     LINEAR_MAPS,
+    between,
     eigen,
     second_moments,
     turned,
@@ -91,7 +92,7 @@ class Soap(Rule):
 
     @staticmethod
     def update(p: Tensor, g: Tensor, s: Any, c: Any, sums: Any) -> Update:
-        seen = into_basis(g, s.left_basis, s.right_basis)
+        seen = between(s.left_basis, g, s.right_basis)
         m = ema(s.exp_avg, seen, c.weight1)
         v = ema(s.exp_avg_sq, seen * seen, c.weight2)
         step = out_of_basis(m / (v.sqrt() + c.eps), s.left_basis, s.right_basis)
@@ -108,18 +109,12 @@ class Soap(Rule):
         if right is not None:
             right, order = turned(s.right, right)
             v = v[:, order]
-        m = into_basis(out_of_basis(s.exp_avg, s.left_basis, s.right_basis), left, right)
+        m = between(left, out_of_basis(s.exp_avg, s.left_basis, s.right_basis), right)
         new = {"exp_avg": m, "exp_avg_sq": v, "left_basis": left, "right_basis": right}
         return {name: value for name, value in new.items() if value is not None}
 
 
-def into_basis(g: Tensor, left: Tensor | None, right: Tensor | None) -> Tensor:
-    """A matrix as the bases see it; None stands for the identity."""
-    g = g if left is None else left.mT @ g
-    return g if right is None else g @ right
-
-
 def out_of_basis(g: Tensor, left: Tensor | None, right: Tensor | None) -> Tensor:
-    """The inverse of :func:`into_basis`."""
+    """What :func:`between` took into orthogonal bases, taken back; None stands for the identity."""
     g = g if left is None else left @ g
     return g if right is None else g @ right.mT

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from oracles.proof import Proof, Shape
+from oracles.proof import MATRICES, Proof, Shape
 from oracles.step import Betas, Path, Steps
 
 
@@ -57,11 +57,81 @@ def soap(
         yield p
 
 
+def shampoo(
+    p: np.ndarray,
+    steps: Steps,
+    *,
+    betas: Betas,
+    eps: float,
+    matrix_eps: float,
+    weight_decay: float,
+    precondition_frequency: int,
+    max_precond_dim: int,
+) -> Path:
+    """Gupta et al. 2018, algorithm 1, in the form of Shi et al. 2023: averages, grafted on Adam."""
+    beta1, beta2 = betas
+    rows, columns = p.shape
+    left, right = np.zeros((rows, rows)), np.zeros((columns, columns))
+    left_root, right_root = np.eye(rows), np.eye(columns)
+    m, v = np.zeros_like(p), np.zeros_like(p)
+    sides = (rows <= max_precond_dim) + (columns <= max_precond_dim)
+    for t, (lr, g, *_) in enumerate(steps, start=1):
+        left = beta2 * left + (1 - beta2) * g @ g.T
+        right = beta2 * right + (1 - beta2) * g.T @ g
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g**2
+        if t % precondition_frequency == 0:
+            bias = 1 - beta2**t
+            if rows <= max_precond_dim:
+                left_root = power(left / bias + matrix_eps * np.eye(rows), -0.5 / sides)
+            if columns <= max_precond_dim:
+                right_root = power(right / bias + matrix_eps * np.eye(columns), -0.5 / sides)
+        direction = m / (1 - beta1**t) / (np.sqrt(v / (1 - beta2**t)) + eps)
+        if sides and t >= precondition_frequency:
+            preconditioned = left_root @ m @ right_root
+            length = np.linalg.norm(direction)
+            direction = preconditioned * length / np.linalg.norm(preconditioned)
+        p = p - lr * (direction + weight_decay * p)
+        yield p
+
+
+def power(matrix: np.ndarray, exponent: float) -> np.ndarray:
+    """A power of a symmetric positive definite matrix."""
+    values, vectors = np.linalg.eigh(matrix)
+    return vectors @ np.diag(values**exponent) @ vectors.T
+
+
 #: With the longer side left out of the bases or one longer than the other: eigenvectors of a
 #: single gradient are unique but for their signs, which do not matter.
 NEARLY_SQUARE = (Shape((5, 6)), Shape((7, 6), transposed=True), Shape((9, 3)), Shape((4, 4)))
 
 PROOFS: dict[str, Proof] = {
+    "shampoo": Proof(
+        shampoo,
+        [
+            {
+                "lr": 0.05,
+                "betas": (0.8, 0.9),
+                "eps": 0.01,
+                "matrix_eps": 0.01,
+                "weight_decay": 0.2,
+                "precondition_frequency": 3,
+                "max_precond_dim": 20,
+            },
+            {
+                "lr": 0.1,
+                "betas": (0.7, 0.95),
+                "eps": 0.001,
+                "matrix_eps": 0.1,
+                "weight_decay": 0.1,
+                "precondition_frequency": 1,
+                "max_precond_dim": 5,
+            },
+        ],
+        {"eps": 0.0, "matrix_eps": 0.0},
+        shapes=(*MATRICES, Shape((6, 7))),
+        role="matrix",
+    ),
     "soap": Proof(
         soap,
         [
