@@ -93,8 +93,7 @@ class AdaFactor(Rule):
             row = ema(s.exp_avg_sq_row, square.mean(-1), c.weight)
             column = ema(s.exp_avg_sq_col, square.mean(-2), c.weight)
             new = {"exp_avg_sq_row": row, "exp_avg_sq_col": column}
-            relative = (row / row.mean(-1, keepdim=True)).rsqrt()
-            u = g * relative.unsqueeze(-1) * column.rsqrt().unsqueeze(-2)
+            u = over_factored_root(g, row, column)
         else:
             new = {"exp_avg_sq": ema(s.exp_avg_sq, square, c.weight)}
             u = g * new["exp_avg_sq"].rsqrt()
@@ -103,6 +102,12 @@ class AdaFactor(Rule):
         if s.exp_avg is not None:
             step = new["exp_avg"] = ema(s.exp_avg, step, c.momentum_weight)
         return p * c.decay - step, new
+
+
+def over_factored_root(x: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """``x / sqrt(row column^T / mean(row))``, for each of the matrices in the last two dims."""
+    relative = (row / row.mean(-1, keepdim=True)).rsqrt()
+    return x * relative.unsqueeze(-1) * column.rsqrt().unsqueeze(-2)
 
 
 def rms(x: Tensor) -> Tensor:
