@@ -159,7 +159,7 @@ def test_every_row_tells_what_it_is(name):
     info = ob.optimizer_info(name)
     assert info.title
     assert info.paper
-    assert 2000 < info.year < 2030
+    assert 1990 < info.year < 2030
     assert info.lr > 0
     assert info.equations
     assert (info.rule is None) != (info.provider is None)
@@ -189,7 +189,7 @@ heavy = {"torch", "transformers", "datasets", "pandas", "numpy", "accelerate"}
 print(json.dumps([len(names), sorted(heavy & set(sys.modules))]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == [24, []]
+    assert json.loads(done.stdout) == [len(ob.list_optimizers("*")), []]
 
 
 def test_the_list_of_transformers_names_is_theirs():
