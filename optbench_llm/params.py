@@ -57,8 +57,8 @@ def param_groups(
       ``norm``, ``bias``, ``query``, ``key``, ``value``, ``matrix`` (every other weight of two
       dimensions and more), ``vector``. LoRA's matrices are ``matrix``, whatever they adapt.
     - ``parts``, for rules by layout: (role, rows, attention heads) of each part of an (out, in)
-      matrix, cut by rows. Several for a fused query-key-value weight, whose own role is ``matrix``;
-      one for a projection that has heads.
+      matrix, cut by rows. Several for a fused query-key-value weight, whose own role is ``matrix``,
+      and for its bias; one for a projection that has heads.
 
     Roles that a rule leaves to its companion have groups of their own; those that decay do so by
     the companion's weight decay, whatever ``weight_decay`` is.
@@ -125,7 +125,9 @@ def _layout(
 
     module = modules[prefix]
     if name.endswith("bias"):
-        return Layout("bias")
+        _, parts = _attention(modules, prefix, p.numel())
+        fused = tuple(("bias", rows, 0) for _, rows, _ in parts)
+        return Layout("bias", parts=fused if len(fused) > 1 else ())
     if "norm" in type(module).__name__.lower():
         return Layout("norm")
     if p.ndim < 2:
