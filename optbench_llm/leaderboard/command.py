@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from optbench_llm.catalog import list_optimizers, optimizer_info
 from optbench_llm.leaderboard.board import Plan, Run, make_plan, run_leaderboard
 from optbench_llm.leaderboard.estimate import estimate
 from optbench_llm.leaderboard.optimizer_settings import canonical_spec
@@ -14,6 +15,7 @@ from optbench_llm.leaderboard.recipe import Recipe, load_recipe, override
 from optbench_llm.leaderboard.store import Store
 
 ALL_RUN, NONE_DONE, INTERRUPTED = 0, 1, 130
+ALL = "all"
 
 
 def run_command(
@@ -47,7 +49,8 @@ def run_command(
 def changed(recipe: Recipe, changes: dict[str, Any], specs: Sequence[str] | None) -> Recipe:
     """The recipe with what the command line replaces.
 
-    A spec that the recipe lists keeps what the recipe sets for it; ``lr`` holds for every row.
+    ``all`` among the specs stands for the whole catalog, a wildcard for the rows that match. A spec
+    that the recipe lists keeps what the recipe sets for it; ``lr`` holds for every row.
     """
     values: dict[str, Any] = {}
     if specs is not None:
@@ -69,11 +72,26 @@ def changed(recipe: Recipe, changes: dict[str, Any], specs: Sequence[str] | None
 
 def _entries(recipe: Recipe, specs: Sequence[str]) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
-    for spec in specs:
-        canonical = canonical_spec(spec)
+    for canonical in dict.fromkeys(name for spec in specs for name in _named(recipe, spec)):
         listed = [e.model_dump() for e in recipe.optimizers if e.spec == canonical]
         entries += listed or [{"spec": canonical}]
     return entries
+
+
+def _named(recipe: Recipe, spec: str) -> list[str]:
+    """The specs that one item names: itself, or for ``all`` and a wildcard every row that matches.
+
+    The recipe's own come first, in its order. Variants, which depart from their method on purpose,
+    must be named.
+    """
+    if spec != ALL and not set("*?[") & set(spec):
+        return [canonical_spec(spec)]
+    pattern = "*" if spec == ALL else spec
+    names = [n for n in list_optimizers(pattern) if optimizer_info(n).variant_of is None]
+    if not names:
+        raise ValueError(f"--optim {spec}: no optimizer matches; optbench-llm list shows all names")
+    listed = [entry.spec for entry in recipe.optimizers if entry.spec in names]
+    return [*listed, *(name for name in names if name not in listed)]
 
 
 def _print_run(run: Run, path: Path) -> None:

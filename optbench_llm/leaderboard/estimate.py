@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import numpy as np
 
 from optbench_llm.catalog import parse_spec
+from optbench_llm.catalog.info import state_bytes_per_param
 from optbench_llm.leaderboard.board import Plan
 from optbench_llm.leaderboard.model_size import ModelSize, model_size
 from optbench_llm.leaderboard.store import Store
@@ -95,10 +95,9 @@ def _state_bytes_per_param(trial: TrialSpec) -> float:
     spec = parse_spec(trial.spec)
     if spec.info is None or spec.info.rule is None:
         return 8.0
-    rule, shape = spec.info.rule_class(), (1024, 1024)
-    settings = SimpleNamespace(**{**rule.defaults, **trial.settings})
-    elements = sum(math.prod(slot.shape_for(shape)) for slot in rule.slots_for(shape, settings))
-    return elements / math.prod(shape) * _STORAGE_BYTES[spec.storage]
+    rule = spec.info.rule_class()
+    fp32 = state_bytes_per_param(rule, {**rule.settings(), **trial.settings})
+    return fp32 / 4 * _STORAGE_BYTES[spec.storage]
 
 
 def _activation_bytes(plan: Plan, size: ModelSize) -> float:

@@ -47,6 +47,7 @@ TORCH_ROWS: list[tuple[str, dict[str, Any], str, dict[str, Any] | None]] = [
     ("rmsprop", RMSPROP, "RMSprop", None),
     ("adam", BETAS, "Adam", None),
     ("adamw", BETAS, "AdamW", None),
+    ("adamw-bf16", {**BETAS, "rounding": "kahan"}, "AdamW", BETAS),
     ("nadam", {**BETAS, "momentum_decay": 0.3}, "NAdam", None),
     ("radam", BETAS, "RAdam", None),
     ("adamax", BETAS, "Adamax", None),
