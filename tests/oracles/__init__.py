@@ -11,6 +11,7 @@ from typing import Any
 
 from oracles import (
     beyond,
+    low_precision,
     matrices,
     preconditioners,
     published,
@@ -31,6 +32,7 @@ PROOFS: dict[str, Proof] = {
         matrices,
         preconditioners,
         beyond,
+        low_precision,
         variants,
     )
     for name, proof in family.PROOFS.items()
