@@ -18,14 +18,22 @@ def parameter(*sizes: int) -> nn.Parameter:
     return nn.Parameter(torch.ones(sizes or (4,)))
 
 
+def group(name: str, **settings: Any) -> dict[str, Any]:
+    """One group of one small parameter, with its role where the rule must know it."""
+    if not ob.optimizer_info(name).rule_class().by_layout:
+        return {"params": [parameter()], **settings}
+    return {"params": [parameter(2, 2)], "role": "matrix", **settings}
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_defaults_are_in_range_and_effective(name):
     """A rule accepts its own defaults, and without settings they are what the groups hold."""
     info = ob.optimizer_info(name)
     assert validate_hyperparameters(name, info.defaults) == info.defaults
-    optimizer = ob.create_optimizer([parameter()], name)
+    optimizer = ob.create_optimizer([group(name)], name)
     (effective,) = effective_hyperparameters(optimizer)
-    assert {key: effective[key] for key in info.defaults} == info.defaults
+    own = {key: value for key, value in info.defaults.items() if not key.startswith("companion_")}
+    assert {key: effective[key] for key in own} == own
     assert effective["elements"] == 4
 
 
@@ -35,11 +43,19 @@ def test_an_unknown_hyperparameter_is_named_with_the_accepted_ones(name):
     accepted = ", ".join(ob.optimizer_info(name).defaults)
     words = rf"'{name}' has no hyperparameter 'weight_dekay'.*'weight_decay'.*{accepted}"
     with pytest.raises(ValueError, match=words):
-        ob.create_optimizer([parameter()], name, weight_dekay=0.1)
+        ob.create_optimizer([group(name)], name, weight_dekay=0.1)
     with pytest.raises(ValueError, match=words):
-        ob.create_optimizer([{"params": [parameter()], "weight_dekay": 0.1}], name)
+        ob.create_optimizer([group(name, weight_dekay=0.1)], name)
     with pytest.raises(ValueError, match=words):
         validate_hyperparameters(name, {"weight_dekay": 0.1})
+
+
+@pytest.mark.parametrize("name", ["muon", "adam-mini"])
+def test_a_rule_that_must_know_the_layout_refuses_bare_parameters(name):
+    """It would take embeddings for matrices; groups that say what they hold will do."""
+    with pytest.raises(ValueError, match=rf"'{name}' must know what each.*model.*'role': 'matrix'"):
+        ob.create_optimizer([parameter(2, 2)], name)
+    assert ob.create_optimizer([group(name)], name).param_groups[0]["role"] == "matrix"
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -47,9 +63,9 @@ def test_a_value_out_of_range_is_named_with_its_range(name):
     """Every hyperparameter of every rule refuses some value, and says what it expects."""
     for key in ob.optimizer_info(name).defaults:
         with pytest.raises(ValueError, match=rf"'{name}': {key}='wrong' is out of range, expec"):
-            ob.create_optimizer([parameter()], name, **{key: "wrong"})
+            ob.create_optimizer([group(name)], name, **{key: "wrong"})
         with pytest.raises(ValueError, match=rf"'{name}': {key}=nan is out of range"):
-            ob.create_optimizer([parameter()], name, **{key: float("nan")})
+            ob.create_optimizer([group(name)], name, **{key: float("nan")})
 
 
 @pytest.mark.parametrize(

@@ -102,16 +102,16 @@ class RuleOptimizer(torch.optim.Optimizer):
         Raises ValueError for a group without a ``role`` where the rule must know it.
         """
         rule = self.rule_for(param_group)
-        if rule.by_layout and "role" not in param_group:
-            raise ValueError(
-                f"optimizer {self.spec!r} must know what each parameter is: pass the model, or"
-                " groups that say it, such as {'params': [...], 'role': 'matrix'}"
-            )
         prefix = "" if rule is self.rule else COMPANION
         own = {name: self.defaults[prefix + name] for name in rule.settings()}
         kept = (*GROUP_KEYS, *(rule.carry if rule.scope is Scope.MODEL else ()))
         given = {k: v for k, v in param_group.items() if k not in kept}
         checked = check_hyperparameters(self.spec, {**own, **given}, rule)
+        if rule.by_layout and "role" not in param_group:
+            raise ValueError(
+                f"optimizer {self.spec!r} must know what each parameter is: pass the model, or"
+                " groups that say it, such as {'params': [...], 'role': 'matrix'}"
+            )
         about = {k: v for k, v in param_group.items() if k in kept}
         super().add_param_group({**about, **checked, "spec": self.spec})
         for name in self.defaults.keys() - rule.defaults.keys():
