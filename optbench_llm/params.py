@@ -57,15 +57,15 @@ def param_groups(
       ``norm``, ``bias``, ``query``, ``key``, ``value``, ``matrix`` (every other weight of two
       dimensions and more), ``vector``. LoRA's matrices are ``matrix``, whatever they adapt.
     - ``parts``, for rules by layout: (role, rows, attention heads) of each part of an (out, in)
-      matrix, cut by rows. Several for a fused query-key-value weight, whose own role is ``matrix``,
-      and for its bias; one for a projection that has heads.
+      matrix, cut by rows. Several for a fused query-key-value or gate-and-up weight, whose own role
+      is ``matrix``, and for its bias; one for a projection that has heads.
 
     Roles that a rule leaves to its companion have groups of their own; those that decay do so by
     the companion's weight decay, whatever ``weight_decay`` is.
 
     Fused weights that interleave query, key and value head by head (``query_key_value`` of
-    GPT-NeoX, Bloom and Falcon, GPTBigCode's ``c_attn`` without multi-query, CodeGen's ``qkv_proj``)
-    and those this module does not know stay one ``matrix``.
+    GPT-NeoX, Bloom and Falcon, ``c_attn`` of GPTBigCode without multi-query, ``qkv_proj`` of
+    CodeGen), stacks of experts, and what else this module does not know stay one ``matrix``.
 
     Raises ValueError for a model without trainable parameters, or without any for the rule.
     """
@@ -125,7 +125,7 @@ def _layout(
 
     module = modules[prefix]
     if name.endswith("bias"):
-        _, parts = _attention(modules, prefix, p.numel())
+        _, parts = _role_and_parts(modules, prefix, p.numel())
         fused = tuple(("bias", rows, 0) for _, rows, _ in parts)
         return Layout("bias", parts=fused if len(fused) > 1 else ())
     if "norm" in type(module).__name__.lower():
@@ -139,15 +139,17 @@ def _layout(
     if is_head:
         return Layout("head")
     conv1d = isinstance(module, Conv1D)
-    role, parts = _attention(modules, prefix, p.shape[-1 if conv1d else 0])
+    role, parts = _role_and_parts(modules, prefix, p.shape[-1 if conv1d else 0])
     return Layout(role, conv1d, parts)
 
 
-def _attention(
+def _role_and_parts(
     modules: dict[str, nn.Module], prefix: str, rows: int
 ) -> tuple[str, tuple[Part, ...]]:
     """Role and parts of a weight with so many rows, told by its name within its parent."""
     path, _, name = prefix.rpartition(".")
+    if name == "gate_up_proj":
+        return "matrix", (("matrix", rows // 2, 0),) * 2
     parent = modules[path]
     heads = _head_counts(modules, path)
     fused = _fused_roles(parent, name)

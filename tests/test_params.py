@@ -109,7 +109,7 @@ def parts_of(model: Any) -> dict[str, tuple[torch.Tensor, int]]:
     """The rows of each query, key and value in the model, and their count of heads."""
     found = {}
     for group in param_groups(model, 0.1, ByLayout):
-        if group["role"] == "bias" or not group["parts"]:
+        if group["role"] == "bias" or not any(heads for _, _, heads in group["parts"]):
             continue
         (p,) = group["params"]
         rows = p.data.t() if group.get("conv1d") else p.data
