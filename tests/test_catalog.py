@@ -13,6 +13,7 @@ import optbench_llm as ob
 from optbench_llm.catalog import parse_spec, published_optimizers
 from optbench_llm.catalog.info import ADAPTIVE, ADAPTIVE_PLAIN, ESTIMATED, MOMENTUM
 from optbench_llm.catalog.transformers_names import TRANSFORMERS_NAMES
+from optbench_llm.leaderboard.optimizer_settings import check_settings
 
 PUBLISHED = {
     "RMSprop": 2.4016,
@@ -83,6 +84,14 @@ def test_spellings_of_the_published_table_resolve(spelling):
         ("torch:AdamW", "torch:AdamW"),
         ("bnb:Lion8bit", "bnb:Lion8bit"),
         ("my.module:MyOptimizer", "my.module:MyOptimizer"),
+        ("lookahead+adan", "lookahead+adan"),
+        ("LookAhead + AdamW@BF16", "lookahead+adamw@bf16"),
+        ("schedule_free+SGD", "schedulefree+sgd"),
+        ("Schedule-Free+rmsprop", "schedulefree+rmsprop"),
+        ("lookahead+LION-32bit", "lookahead+lion"),
+        ("lookahead+adafactor", "lookahead+adafactor"),
+        ("sam+lookahead+adamw", "sam+lookahead+adamw"),
+        ("SVRG+sgd", "svrg+sgd"),
     ],
 )
 def test_specs_resolve_to_one_canonical_spelling(text, canonical):
@@ -111,6 +120,21 @@ def test_every_name_of_transformers_resolves(name):
         ("", ["empty", "adamw"]),
         ("torch:", ["PROVIDER:NAME"]),
         (":AdamW", ["PROVIDER:NAME"]),
+        ("swa+adamw", ["'swa'", "lookahead, schedulefree, sam, svrg"]),
+        ("+adamw", ["no wrapper ''"]),
+        ("lookahead+", ["'lookahead+'", "optbench-llm list"]),
+        ("lookahead+addam", ["'lookahead+addam'", "adam"]),
+        ("lookahead+torch:AdamW", ["torch:AdamW is a provider's", "lookahead+adamw"]),
+        ("lookahead+lion-8bit", ["lion-8bit is a provider's"]),
+        ("lookahead+adamw_torch", ["adamw_torch is a provider's"]),
+        ("lookahead+lookahead+sgd", ["lookahead stands there twice"]),
+        ("lookahead+lookahead", ["lookahead stands there twice"]),
+        ("lookahead+ranger", ["Ranger, which looks ahead already"]),
+        ("lookahead+sgd-schedulefree", ["SGDScheduleFree", "evaluated at an average"]),
+        ("lookahead+schedulefree+sgd", ["ScheduleFreeSGD", "evaluated at an average"]),
+        ("schedulefree+lookahead+sgd", ["LookaheadSGD", "the averaging is the momentum"]),
+        ("schedulefree+lion", ["Lion", "the averaging is the momentum", "SGD, RMSprop"]),
+        ("sam+sam", ["sam stands there twice"]),
     ],
 )
 def test_a_wrong_spec_says_what_is_nearest(text, words):
@@ -118,6 +142,53 @@ def test_a_wrong_spec_says_what_is_nearest(text, words):
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         parse_spec(text)
     assert all(word in str(caught.value) for word in words)
+
+
+def test_a_wrapped_row_is_its_bases_with_what_the_wrapper_changes():
+    """Hyperparameters of both, the wrapper's schedule, nothing that was published of the base."""
+    base, info = ob.optimizer_info("adamw"), ob.optimizer_info("lookahead+adamw")
+    assert info.defaults == {**base.defaults, "lookahead_k": 5, "lookahead_alpha": 0.5}
+    assert (info.category, info.scope, info.lr) == (base.category, base.scope, base.lr)
+    assert "Lookahead" in info.title
+    assert "AdamW" in info.title
+    assert info.published_loss is None
+    assert info.category_is_ours
+    assert info.schedule == "any"
+    assert ob.optimizer_info("schedulefree+adamw").schedule == "constant"
+    assert ob.optimizer_info("schedulefree+adamw").defaults["betas"] == (0.0, 0.999)
+
+
+UNAVAILABLE = {
+    "sam": ["second gradient", "use sgd"],
+    "sam+lookahead+adamw": ["second gradient", "use adamw"],
+    "adahessian": ["Hessian-vector products", "use sophia"],
+    "svrg": ["whole training set", "use adamw"],
+    "svrg+lion": ["whole training set", "use lion"],
+    "lookahead+adahessian": ["Hessian-vector products", "use sophia"],
+}
+
+
+@pytest.mark.parametrize("spec", UNAVAILABLE)
+def test_what_this_version_cannot_run_resolves_and_says_so(spec):
+    """It can be asked about; made, it says what is missing and what to use instead."""
+    info = ob.optimizer_info(spec)
+    assert info.title
+    assert info.lr > 0
+    assert info.equations
+    for attempt in (
+        lambda: ob.create_optimizer([], spec),
+        lambda: check_settings(spec, {}),
+        info.rule_class,
+    ):
+        with pytest.raises(ValueError) as caught:  # noqa: PT011
+            attempt()
+        assert all(word in str(caught.value) for word in (repr(spec), *UNAVAILABLE[spec]))
+
+
+def test_listing_leaves_out_what_cannot_be_run_unless_asked():
+    """A wildcard over all names is a list of optimizers that run."""
+    everything = ob.list_optimizers(unavailable=True)
+    assert set(everything) - set(ob.list_optimizers()) == {"sam", "adahessian", "svrg"}
 
 
 def test_listing_filters_by_wildcard_category_scope_and_program():
@@ -183,7 +254,8 @@ import optbench_llm.catalog
 names = ob.list_optimizers("*")
 rows = [ob.optimizer_info(name) for name in names]
 [(row.defaults, row.equations, row.slots, row.scope, row.program) for row in rows]
-ob.optimizer_info("LION-32bit"), ob.optimizer_info("adan@int8")
+ob.optimizer_info("LION-32bit"), ob.optimizer_info("adan@int8"), ob.optimizer_info("sam")
+ob.optimizer_info("lookahead+adan"), ob.optimizer_info("schedulefree+adamw")
 optbench_llm.catalog.parse_spec("torch:AdamW")
 heavy = {"torch", "transformers", "datasets", "pandas", "numpy", "accelerate"}
 print(json.dumps([len(names), sorted(heavy & set(sys.modules))]))
