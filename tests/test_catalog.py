@@ -156,6 +156,9 @@ def test_a_wrapped_row_is_its_bases_with_what_the_wrapper_changes():
     assert info.schedule == "any"
     assert ob.optimizer_info("schedulefree+adamw").schedule == "constant"
     assert ob.optimizer_info("schedulefree+adamw").defaults["betas"] == (0.0, 0.999)
+    assert parse_spec("lookahead+adamw@bf16").rule_class() is info.rule_class()
+    with pytest.raises(ValueError, match="'torch:AdamW' is a provider's"):
+        parse_spec("torch:AdamW").rule_class()
 
 
 UNAVAILABLE = {

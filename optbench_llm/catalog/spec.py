@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from optbench_llm.catalog.info import OptimizerInfo
 from optbench_llm.catalog.rows import ENTRIES
 from optbench_llm.catalog.transformers_names import TRANSFORMERS_NAMES
 from optbench_llm.catalog.wrappers import WRAPPERS, wrapped_info
 from optbench_llm.rules.rule import STORAGES
+
+if TYPE_CHECKING:
+    from optbench_llm.rules.rule import Rule
 
 BY_NAME = {entry.name: entry for entry in ENTRIES}
 
@@ -43,6 +47,12 @@ class Spec:
     def info(self) -> OptimizerInfo | None:
         """The catalog's row with the wrappers around it; None for a provider's optimizer."""
         return None if self.provider else wrapped_info(BY_NAME[self.name], self.wrappers)
+
+    def rule_class(self) -> type[Rule]:
+        """The rule with its wrappers. Raises ValueError where no rule of ours runs it."""
+        if self.info is None:
+            raise ValueError(f"{self.canonical!r} is a provider's, it has no rule of ours")
+        return self.info.rule_class()
 
 
 def parse_spec(text: str) -> Spec:
