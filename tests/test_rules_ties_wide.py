@@ -256,6 +256,15 @@ def test_came_leaves_vectors_to_adafactor():
     assert close(came, final("adafactor", vectors, **h, **fixed, beta1=0.8))
 
 
+def test_cames_first_step_on_a_matrix_is_many_times_lr():
+    """Its averages start from 0 and their bias stays, as in the authors' code."""
+    p = torch.nn.Parameter(torch.zeros(5, 8, dtype=torch.float64))
+    optimizer = ob.create_optimizer([p], "came", lr=1e-3)
+    p.grad = torch.linspace(1, 2, 5).double()[:, None] * torch.linspace(0.5, 3, 8)
+    optimizer.step()
+    assert torch.allclose(p, torch.full_like(p, -1e-3 * 0.1 / (0.9 * 0.01)), rtol=1e-6)
+
+
 def test_apollo_under_one_lasting_gradient_is_sgd():
     """Nothing bends, so every curvature counts as the least, 0.01."""
     params, apollo = make("apollo", lr=0.001)

@@ -34,7 +34,7 @@ class Apollo(Rule):
     """
 
     scope = Scope.TENSOR
-    slots = (Slot("exp_avg"), Slot("approx_hessian"), Slot("direction"))
+    slots = (Slot("exp_avg"), Slot("approx_hessian", delicate=True), Slot("direction"))
     defaults = {"lr": 1e-2, "beta": 0.9, "eps": 1e-4, "weight_decay": 0.0, "decouple": False}
     ranges = {"beta": FRACTION, "eps": POSITIVE, "decouple": FLAG}
     measures = ("direction_4", "change_along", "curvature_along")

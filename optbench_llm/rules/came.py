@@ -27,9 +27,10 @@ class Came(Rule):
         \theta_t &= (1-\eta\lambda)\,\theta_{t-1}
             - \eta\,m_t / \sqrt{R'_t C'_t / \operatorname{mean}(R'_t)}
 
-    No bias is corrected: the averages grow from 0, and clipping (d = ``clip_threshold``) bounds the
-    first updates. As in the authors' code vectors keep a full second moment and step by :math:`m_t`
-    undivided, matrices of more dimensions are batches of the last two, and the decay is decoupled.
+    No bias is corrected: the first step is about :math:`(1-\beta_1) / (\beta_1 \sqrt{1-\beta_3})`
+    times lr long, 11 by default, so begin with a warm-up. As in the authors' code vectors keep a
+    full second moment and step by :math:`m_t` undivided, matrices of more dimensions are batches of
+    the last two, and the decay is decoupled. d = ``clip_threshold``.
     """
 
     scope = Scope.MATRIX

@@ -38,7 +38,7 @@ class Prodigy(Rule):
     slots = (
         Slot("exp_avg"),
         Slot("exp_avg_sq", positive=True),
-        Slot("s"),
+        Slot("s", delicate=True),
         Slot("p0", delicate=True, initial=lambda p, g, h: p),
     )
     defaults = {
@@ -84,14 +84,13 @@ class Prodigy(Rule):
         d = carry["d"] or h.d0
         lr = h.lr * (bias if h.use_bias_correction else 1.0)
         on = float(h.lr > 0)
-        beta3 = math.sqrt(h.betas[1]) if h.beta3 is None else h.beta3
         return {
             **carry,
             "d": d,
             "on": on,
             "weight1": corrections["weight1"] * on,
             "weight2": corrections["weight2"] * on,
-            "beta3": beta3 if on else 1.0,
+            "beta3": _beta3(h) if on else 1.0,
             # Over d0, since d squared alone may leave fp32's range; r and s carry the same factor.
             "weight_s": d / h.d0 * d * (1.0 if h.safeguard_warmup else lr) * on,
             "weight_r": d / h.d0 * d * lr,
@@ -111,8 +110,7 @@ class Prodigy(Rule):
     def conclude(h: Any, c: Any, sums: Any) -> dict[str, float]:
         d, d_max, numerator, counted = c.d, c.d_max or h.d0, c.numerator, c.counted
         if sums.s_l1 > 0:
-            beta3 = math.sqrt(h.betas[1]) if h.beta3 is None else h.beta3
-            numerator = numerator * beta3 + sums.progress
+            numerator = numerator * _beta3(h) + sums.progress
             estimate = h.d_coef * numerator / sums.s_l1
             if d == h.d0:
                 d = max(d, estimate)
@@ -129,3 +127,7 @@ class Prodigy(Rule):
         step = m / (v.sqrt() + sums.d * c.eps) * c.step_size
         gathered = s.s * c.beta3 + g * c.weight_s
         return p * c.decay - step, {"exp_avg": m, "exp_avg_sq": v, "s": gathered}
+
+
+def _beta3(h: Any) -> float:
+    return math.sqrt(h.betas[1]) if h.beta3 is None else h.beta3

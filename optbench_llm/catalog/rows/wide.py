@@ -27,5 +27,6 @@ ROWS: tuple[OptimizerInfo, ...] = (
         "came", "CAME", "Luo et al., CAME: Confidence-guided Adaptive Memory Efficient"
         " Optimization", 2023, ESTIMATED, "came:Came", url="https://arxiv.org/abs/2307.02047",
         category_is_ours=True,
+        notes="Corrects no bias: first steps are about 11 times lr long, so warm the lr up.",
     ),
 )  # fmt: skip
