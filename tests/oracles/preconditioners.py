@@ -95,6 +95,65 @@ def shampoo(
         yield p
 
 
+def psgd_kron(
+    p: np.ndarray,
+    steps: Steps,
+    *,
+    momentum: float,
+    weight_decay: float,
+    precond_lr: float,
+    precond_init_scale: float,
+    preconditioner_update_probability: float | None,
+    max_precond_dim: int,
+) -> Path:
+    """Li 2024 as kron_torch has it: Q_L and Q_R whiten the momentum, fitted by dQ = E Q.
+
+    The factors are full matrices here, diagonal ones too. Fewer than 500 steps, so no schedule.
+    """
+    rows, columns = p.shape
+    q_left = np.eye(rows) * np.sqrt(precond_init_scale)
+    q_right = np.eye(columns) * np.sqrt(precond_init_scale)
+    m = np.zeros_like(p)
+    since = 0
+    for t, (lr, g, *_) in enumerate(steps, start=1):
+        m = momentum * m + (1 - momentum) * g
+        m_hat = m / (1 - momentum**t)
+        since += 1
+        if since >= 1 / (preconditioner_update_probability or 1.0):
+            since = 0
+            v = np.array([[probe(i * columns + j, t) for j in range(columns)] for i in range(rows)])
+            damped = m_hat + 2**-11.5 * np.abs(m_hat).mean() * v
+            a = q_left @ damped @ q_right.T
+            b = np.linalg.inv(q_left).T @ v @ np.linalg.inv(q_right)
+            q_left = fit(q_left, a @ a.T, b @ b.T, precond_lr, rows <= max_precond_dim)
+            q_right = fit(q_right, a.T @ a, b.T @ b, precond_lr, columns <= max_precond_dim)
+        u = q_left.T @ q_left @ m_hat @ q_right.T @ q_right
+        u = u * min(1.0, 1.1 / (np.sqrt((u**2).mean()) + 1e-12))
+        p = p - lr * (u + weight_decay * p)
+        yield p
+
+
+def fit(q: np.ndarray, one: np.ndarray, two: np.ndarray, rate: float, full: bool) -> np.ndarray:
+    """The next factor: a step on the group of triangular, or of diagonal, matrices."""
+    total = one + two
+    if not full or len(q) == 1:
+        return q - rate / np.diag(total).max() * np.diag(np.diag(one - two)) @ q
+    longest = total[:, np.argmax((total**2).sum(0))]
+    x = longest @ total / np.linalg.norm(longest @ total)
+    return q - rate / np.linalg.norm(total @ x) * np.triu(one - two) @ q
+
+
+def probe(position: int, t: int) -> float:
+    """A number of the fixed noise, here with Python's unbounded integers."""
+
+    def mix(x: int) -> int:
+        x = (x ^ x >> 16) * 0x45D9F3B % 2**32
+        x = (x ^ x >> 16) * 0x45D9F3B % 2**32
+        return x ^ x >> 16
+
+    return (bin(mix(mix(position) ^ t)).count("1") - 16) / np.sqrt(8)
+
+
 def power(matrix: np.ndarray, exponent: float) -> np.ndarray:
     """A power of a symmetric positive definite matrix."""
     values, vectors = np.linalg.eigh(matrix)
@@ -106,6 +165,33 @@ def power(matrix: np.ndarray, exponent: float) -> np.ndarray:
 NEARLY_SQUARE = (Shape((5, 6)), Shape((7, 6), transposed=True), Shape((9, 3)), Shape((4, 4)))
 
 PROOFS: dict[str, Proof] = {
+    "psgd-kron": Proof(
+        psgd_kron,
+        [
+            {
+                "lr": 0.1,
+                "momentum": 0.8,
+                "weight_decay": 0.2,
+                "precond_lr": 0.3,
+                "precond_init_scale": 0.7,
+                "preconditioner_update_probability": 0.5,
+                "max_precond_dim": 7,
+            },
+            {
+                "lr": 0.1,
+                "momentum": 0.6,
+                "weight_decay": 0.1,
+                "precond_lr": 0.2,
+                "precond_init_scale": 3.0,
+                "preconditioner_update_probability": None,
+                "max_precond_dim": 20,
+            },
+        ],
+        "its factors grow to the scale of the gradients step by step",
+        {"test_signs_do_not_matter": "its damping adds one probe to a gradient and to its mirror"},
+        shapes=(*MATRICES, Shape((1, 4))),
+        role="matrix",
+    ),
     "shampoo": Proof(
         shampoo,
         [

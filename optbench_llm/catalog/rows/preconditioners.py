@@ -16,4 +16,10 @@ ROWS: tuple[OptimizerInfo, ...] = (
         ADAPTIVE, "soap:Soap", url="https://arxiv.org/abs/2409.11321", category_is_ours=True,
         notes="The first step only initialises. AdamW steps embeddings, head and vectors.",
     ),
+    OptimizerInfo(
+        "psgd-kron", "PSGD-Kron", "Li, Stochastic Hessian Fittings with Lie Groups", 2024,
+        ADAPTIVE, "psgd_kron:PsgdKron", url="https://arxiv.org/abs/2402.11858",
+        category_is_ours=True, aliases=("kron", "psgd"),
+        notes="A third of AdamW's lr. AdamW steps embeddings, head and vectors.",
+    ),
 )  # fmt: skip
