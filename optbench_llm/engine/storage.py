@@ -105,7 +105,7 @@ def check_storage(storage: str, optimizer: str, rule: type[Rule], h: Any) -> Non
             f"optimizer {optimizer!r}: its whole state needs full precision, storage {storage!r}"
             f" would change nothing. Use {name}."
         )
-    flat = rule.scope in (Scope.ELEMENT, Scope.TENSOR) and not rule.by_channel
+    flat = rule.scope is not Scope.MATRIX and not (rule.by_channel or rule.by_layout)
     if storage == "int8" and not flat:
         raise ValueError(
             f"optimizer {optimizer!r}: storage 'int8' is for rules that see flat pieces of a"
