@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from oracles.comparison import constant_lr, run_rule
+from oracles import CASES, PROOFS
+from oracles.comparison import constant_lr, make_parameter, run_rule, take_step
 from oracles.proof import ALL_SHAPES, Shape
+
+import optbench_llm as ob
+from optbench_llm.catalog import parse_spec
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*looks at output channels")
 
@@ -39,6 +43,34 @@ def test_lookahead_with_alpha_1_is_its_base(base, h):
         settings = {**h, "lookahead_k": k, "lookahead_alpha": 1.0}
         assert all(map(torch.equal, final(f"lookahead+{base}", torch.float32, **settings), alone))
     assert not close(final(f"lookahead+{base}", torch.float32, **h), alone)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_lookahead_with_alpha_1_is_every_base_that_it_can_wrap(name):
+    """Whatever the scope, the stages, the companion; those with an average are refused."""
+    rule, proof = ob.optimizer_info(name).rule_class(), PROOFS[name]
+    if rule.evaluation_point is not None:
+        with pytest.raises(ValueError, match="evaluated at an average"):
+            ob.optimizer_info(f"lookahead+{name}")
+        return
+    if "lookahead_k" in rule.defaults:
+        with pytest.raises(ValueError, match=r"twice|already"):
+            ob.optimizer_info(f"lookahead+{name}")
+        return
+
+    def walk(spec: str, **more: Any) -> list[torch.Tensor]:
+        params = [make_parameter(shape, i, torch.float32) for i, shape in enumerate(proof.shapes)]
+        groups: Any = [{"params": params, "role": proof.role}] if proof.role else params
+        optimizer = ob.create_optimizer(groups, spec, engine="eager", **CASES[name][0], **more)
+        for t in range(1, 7):
+            take_step(optimizer, params, proof.shapes, t)
+        return [p.detach() for p in params]
+
+    alone = walk(name)
+    ahead = walk(f"lookahead+{name}", lookahead_k=2, lookahead_alpha=1.0)
+    assert all(map(torch.equal, ahead, alone))
+    behind = walk(f"lookahead+{name}", lookahead_k=2, lookahead_alpha=0.5)
+    assert not all(map(torch.equal, behind, alone))
 
 
 def test_lookahead_before_its_first_synchronisation_is_its_base():
@@ -124,8 +156,6 @@ def test_schedule_free_around_a_base_is_the_authors_own_combination(base, whole,
 
 def test_schedule_free_adam_remembers_no_more_than_the_authors_combination():
     """Without momentum the first moment is the gradient: its slot is left out."""
-    from optbench_llm.catalog import parse_spec
-
     info = parse_spec("schedulefree+adamw").info
     assert info is not None
     h = type("Settings", (), info.defaults)

@@ -19,21 +19,11 @@ SLOW = Slot("slow", delicate=True, initial=lambda p, g, h: p)
 
 @cache
 def lookahead(base: type[Rule]) -> type[Rule]:
-    r"""Lookahead around a rule: the same class each time for the same base.
+    """Return Lookahead around a rule: the same class each time for the same base.
 
-    .. math::
-        \theta_t &= \operatorname{base}(\theta_{t-1}, g_t) \\
-        \phi &\leftarrow \phi + \alpha\,(\theta_t - \phi), \quad \theta_t \leftarrow \phi
-            \quad\text{where } k \text{ divides } t
-
-    with :math:`k` = ``lookahead_k`` and :math:`\alpha` = ``lookahead_alpha``, the slow weights
-    :math:`\phi` starting at :math:`\theta_0`. Between two synchronisations the base steps exactly
-    as it would alone; its state is kept across them (the authors' ``pullback_momentum="none"``).
-    Steps are counted for each parameter by itself. The defaults, k = 5 and alpha = 0.5, are those
-    of the paper's experiments at large; the authors' code starts from alpha = 0.8. The fast weights
-    are what is evaluated and saved, as in the authors' code unless it is told otherwise; after a
-    multiple of k steps the two are one. A companion is wrapped too, with ``companion_lookahead_k``
-    and ``companion_lookahead_alpha`` of its own.
+    The base's state is kept at a synchronisation (the authors' ``pullback_momentum="none"``). A
+    companion is wrapped too, with ``companion_lookahead_k`` and ``companion_lookahead_alpha`` of
+    its own.
 
     Raises ValueError for a base that is evaluated elsewhere than where it is trained, and for one
     that looks ahead already.
@@ -48,7 +38,20 @@ def lookahead(base: type[Rule]) -> type[Rule]:
         raise ValueError(f"Lookahead cannot wrap {base.__name__}, which looks ahead already")
 
     class Lookahead(base, metaclass=WrappedRule):
-        __doc__ = f"{inspect.getdoc(lookahead)}\n\nThe base: {inspect.getdoc(base)}"
+        r"""Slow weights that are moved every k steps towards the fast ones, which start anew there.
+
+        .. math::
+            \theta_t &= \operatorname{base}(\theta_{t-1}, g_t) \\
+            \phi &\leftarrow \phi + \alpha\,(\theta_t - \phi), \quad \theta_t \leftarrow \phi
+                \quad\text{where } k \text{ divides } t
+
+        with :math:`k` = ``lookahead_k``, :math:`\alpha` = ``lookahead_alpha`` and slow weights
+        :math:`\phi_0 = \theta_0`. In between the base steps as it would alone. Steps are counted
+        for each parameter by itself. The fast weights are evaluated and saved, as in the authors'
+        code unless it is told otherwise; after a multiple of k steps the two are one. The defaults
+        are the paper's most usual ones; the authors' code starts from an alpha of 0.8.
+        """
+
         made_by, made_of = lookahead, base
 
         slots = (*base.slots, SLOW)
@@ -77,6 +80,7 @@ def lookahead(base: type[Rule]) -> type[Rule]:
             p = fast * (1 - c.lookahead_due) + slow * c.lookahead_due
             return p, {**new, "slow": slow}
 
+    Lookahead.__doc__ = f"{inspect.getdoc(Lookahead)}\n\nThe base: {inspect.getdoc(base)}"
     Lookahead.__name__ = Lookahead.__qualname__ = f"Lookahead{base.__name__}"
     return Lookahead
 
