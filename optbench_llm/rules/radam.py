@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def rectification(beta2: float, t: int) -> float | None:
+def rectification(beta2: float, t: int, threshold: float = 5) -> float | None:
     r"""The rectification :math:`r_t` (paper, eq. 5), None while the variance is intractable.
 
-    The paper asks for :math:`\rho_t > 4`, the authors' code and torch for 5, as here.
+    The paper asks for a :math:`\rho_t` above 4, the authors' code and torch for 5.
     """
     rho_inf = 2 / (1 - beta2) - 1
     rho = rho_inf - 2 * t * beta2**t / (1 - beta2**t)
-    if rho <= 5:
+    if rho <= threshold:
         return None
     return math.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
 

@@ -49,7 +49,7 @@ class AdamWScheduleFree(Rule):
     def scalars(h: Any, t: int, carry: Any) -> dict[str, float]:
         beta2 = h.betas[1]
         return {
-            **averaging(h, t, carry, h.betas[0]),
+            **averaging(h, t, carry, h.betas[0], warmed_up(h, t)),
             "weight2": 1 - beta2,
             "correction2": (1 - beta2**t) ** -0.5,
             "eps": h.eps,
@@ -93,7 +93,8 @@ class SGDScheduleFree(Rule):
 
     @staticmethod
     def scalars(h: Any, t: int, carry: Any) -> dict[str, float]:
-        return {**averaging(h, t, carry, h.momentum), "weight_decay": h.weight_decay}
+        numbers = averaging(h, t, carry, h.momentum, warmed_up(h, t))
+        return {**numbers, "weight_decay": h.weight_decay}
 
     @staticmethod
     def update(p: Tensor, g: Tensor, s: Any, c: Any, sums: Any) -> Update:
@@ -105,13 +106,17 @@ class SGDScheduleFree(Rule):
         return ema(p, s.z, 1 - 1 / h.momentum)
 
 
-def averaging(h: Any, t: int, carry: Any, beta: float) -> dict[str, float]:
-    """Scalars of step t: the weight of z in the average, and the steps of y and z.
+def warmed_up(h: Any, t: int) -> float:
+    """The lr of step t under a linear warm-up over ``warmup_steps``."""
+    return h.lr * min(1.0, t / h.warmup_steps) if h.warmup_steps else h.lr
+
+
+def averaging(h: Any, t: int, carry: Any, beta: float, lr: float) -> dict[str, float]:
+    """Scalars of step t, taken at ``lr``: the weight of z in the average, the steps of y and z.
 
     Moving y towards z by the weight and then by ``step_y`` equals the textbook's x and y, without
     a third sequence in memory.
     """
-    lr = h.lr * min(1.0, t / h.warmup_steps) if h.warmup_steps else h.lr
     lr_max = max(carry["lr_max"], lr)
     weight = t**h.r * lr_max**h.weight_lr_power
     weight_sum = carry["weight_sum"] + weight

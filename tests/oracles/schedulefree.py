@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from oracles.step import Betas, Path, Steps
@@ -21,7 +23,7 @@ class _Average:
         self.lr_max = max(self.lr_max, lr)
         weight = t**self.r * self.lr_max**self.power
         self.total += weight
-        return lr, weight / self.total
+        return lr, weight / self.total if self.total else 0.0
 
 
 def adamw_schedulefree(
@@ -70,4 +72,39 @@ def sgd_schedulefree(
         z = z - lr * (step.g + weight_decay * y)
         x = (1 - c) * x + c * z
         y = (1 - momentum) * z + momentum * x
+        yield y if at == "y" else x
+
+
+def radam_schedulefree(
+    theta: np.ndarray,
+    steps: Steps,
+    *,
+    betas: Betas,
+    eps: float,
+    weight_decay: float,
+    r: float,
+    weight_lr_power: float,
+    silent_sgd_phase: bool,
+    at: str = "y",
+) -> Path:
+    """The same with RAdam's step sizes (1908.03265, algorithm 2); silent ones have an lr of 0."""
+    beta1, beta2 = betas
+    rho_inf = 2 / (1 - beta2) - 1
+    average = _Average(0, r, weight_lr_power)
+    x = y = z = theta
+    v = np.zeros_like(theta)
+    for t, step in enumerate(steps, 1):
+        v = beta2 * v + (1 - beta2) * step.g**2
+        rho = rho_inf - 2 * t * beta2**t / (1 - beta2**t)
+        if rho > 4:
+            top = (rho - 4) * (rho - 2) * rho_inf
+            rate = step.lr * math.sqrt(top / ((rho_inf - 4) * (rho_inf - 2) * rho))
+            direction = step.g / (np.sqrt(v / (1 - beta2**t)) + eps)
+        else:
+            rate = 0.0 if silent_sgd_phase else step.lr
+            direction = step.g
+        lr, c = average.step(t, rate)
+        z = z - lr * (direction + weight_decay * y)
+        x = (1 - c) * x + c * z
+        y = (1 - beta1) * z + beta1 * x
         yield y if at == "y" else x
