@@ -46,19 +46,7 @@ BASES: dict[type[Rule], str | None] = {
 
 @cache
 def schedulefree(base: type[Rule]) -> type[Rule]:
-    r"""Schedule-free averaging around a rule: the same class each time for the same base.
-
-    .. math::
-        z_{t+1} &= \operatorname{base}(z_t, \nabla f(y_t)) \\
-        x_{t+1} &= (1 - c_t)\,x_t + c_t\,z_{t+1}, \quad
-            c_t = w_t / \textstyle\sum_{i\le t} w_i, \quad
-            w_t = t^r \max_{i\le t}(\eta_i)^{p} \\
-        y_{t+1} &= (1-\mu)\,z_{t+1} + \mu\,x_{t+1}
-
-    with :math:`\mu` = ``schedulefree_momentum`` > 0, :math:`r` = ``schedulefree_r`` and :math:`p` =
-    ``schedulefree_weight_lr_power``. The parameter is y while training and x for evaluation and
-    saving; z is state. The base's own momentum is off. Its weight decay acts at z, as in the
-    authors' wrapper (their AdamWScheduleFree decays at y). The lr is to stay constant.
+    """Return schedule-free averaging around a rule: the same class each time for the same base.
 
     Raises ValueError for a base whose momentum cannot be switched off.
     """
@@ -81,7 +69,22 @@ def schedulefree(base: type[Rule]) -> type[Rule]:
         return base.measure(s.z, g, alone(s), c)
 
     class ScheduleFree(base, metaclass=WrappedRule):
-        __doc__ = f"{inspect.getdoc(schedulefree)}\n\nThe base: {inspect.getdoc(base)}"
+        r"""Steps of a base sequence z, its average x, gradients taken between them at y.
+
+        .. math::
+            z_{t+1} &= \operatorname{base}(z_t, \nabla f(y_t)) \\
+            x_{t+1} &= (1 - c_t)\,x_t + c_t\,z_{t+1}, \quad
+                c_t = w_t / \textstyle\sum_{i\le t} w_i, \quad
+                w_t = t^r \max_{i\le t}(\eta_i)^{p} \\
+            y_{t+1} &= (1-\mu)\,z_{t+1} + \mu\,x_{t+1}
+
+        with :math:`\mu` = ``schedulefree_momentum`` > 0, :math:`r` = ``schedulefree_r`` and
+        :math:`p` = ``schedulefree_weight_lr_power``. The parameter is y while training and x for
+        evaluation and saving; z is state. The base's own momentum is off. Its weight decay acts at
+        z, as in the authors' wrapper (their AdamWScheduleFree decays at y). The lr is to stay
+        constant.
+        """
+
         made_by, made_of = schedulefree, base
 
         slots = (*base.slots, Z)
@@ -118,14 +121,10 @@ def schedulefree(base: type[Rule]) -> type[Rule]:
 
         @staticmethod
         def scalars(h: Any, t: int, carry: Any) -> dict[str, float]:
-            weights = SimpleNamespace(
-                lr=h.lr,
-                warmup_steps=0,
-                r=h.schedulefree_r,
-                weight_lr_power=h.schedulefree_weight_lr_power,
-            )
             mu = h.schedulefree_momentum
-            average = averaging(weights, t, carry, mu)
+            power = h.schedulefree_weight_lr_power
+            weights = SimpleNamespace(r=h.schedulefree_r, weight_lr_power=power)
+            average = averaging(weights, t, carry, mu, h.lr)
             return {
                 **base.scalars(h, t, carry),
                 **{name: average[name] for name in (*AdamWScheduleFree.carry, "average")},
@@ -142,6 +141,7 @@ def schedulefree(base: type[Rule]) -> type[Rule]:
         def evaluation_point(p: Tensor, s: Any, h: Any) -> Tensor:
             return ema(p, s.z, 1 - 1 / h.schedulefree_momentum)
 
+    ScheduleFree.__doc__ = f"{inspect.getdoc(ScheduleFree)}\n\nThe base: {inspect.getdoc(base)}"
     ScheduleFree.__name__ = ScheduleFree.__qualname__ = f"ScheduleFree{base.__name__}"
     return ScheduleFree
 
