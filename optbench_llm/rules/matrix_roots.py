@@ -1,7 +1,6 @@
 """Both sides of a matrix: their second moments, eigenbases and inverse roots.
 
-Factorisations are torch.linalg's, in the parameter's arithmetic (fp32): what their rounding does
-to small eigenvalues stays below the damping that the rules add.
+Factorisations are torch.linalg's in the arithmetic of the state, fp32, as in the authors' code.
 """
 
 from __future__ import annotations
@@ -50,7 +49,10 @@ def eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def inverse_root(matrix: Tensor, eps: Any, halvings: int) -> Tensor:
-    """``(matrix + eps I) ** -(1/2 ** halvings)`` of a positive semi-definite matrix."""
+    """``(matrix + eps I) ** -(1 / 2**halvings)`` of a positive semi-definite matrix.
+
+    Eigenvalues that rounding made negative count as 0.
+    """
     values, vectors = eigen(matrix)
     roots = (values.clamp(min=0) + eps).rsqrt()
     for _ in range(halvings - 1):

@@ -76,7 +76,7 @@ class PsgdKron(Rule):
         momentum, *factors = cls.slots
         return momentum, *(
             slot if 1 < n <= h.max_precond_dim else replace(slot, shape=(n,), initial=scale)
-            for slot, n in zip(factors, shape, strict=True)
+            for slot, n in zip(factors, shape, strict=False)
         )
 
     @staticmethod
