@@ -1,8 +1,9 @@
-"""The catalog as people read it in a terminal, and as programs read it."""
+"""The list of the catalog, as people read it in a terminal and as programs read it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from optbench_llm.catalog import OptimizerInfo, list_optimizers, optimizer_info
@@ -15,8 +16,57 @@ MISSING = "–"
 UNBOUNDED = 1000
 
 
-def list_json(pattern: str, category: str | None, scope: str | None) -> list[dict[str, Any]]:
-    """The matching optimizers as plain values.
+@dataclass(frozen=True)
+class Selection:
+    """Which rows to show; None asks for nothing.
+
+    ``since`` is the first year; ``max_state_bytes`` the state per parameter of a large matrix.
+    """
+
+    pattern: str = "*"
+    category: str | None = None
+    scope: str | None = None
+    year: int | None = None
+    since: int | None = None
+    max_state_bytes: float | None = None
+
+    def rows(self) -> list[OptimizerInfo]:
+        """The matching rows, sorted by name.
+
+        Raises:
+            ValueError: nothing matches, or a category or scope that no row has.
+        """
+        names = list_optimizers(
+            self.pattern, category=self.category, scope=self.scope, unavailable=True
+        )
+        found = [info for info in map(optimizer_info, names) if self._takes(info)]
+        if not found:
+            raise ValueError(f"no optimizer with {self}; optbench-llm list shows all of them")
+        return found
+
+    def _takes(self, info: OptimizerInfo) -> bool:
+        if self.year not in (None, info.year) or info.year < (self.since or info.year):
+            return False
+        if self.max_state_bytes is None:
+            return True
+        state = info.state_bytes_per_param
+        return state is not None and state <= self.max_state_bytes
+
+    def __str__(self) -> str:
+        limit = self.max_state_bytes
+        wishes = {
+            "name": self.pattern,
+            "category": self.category,
+            "scope": self.scope,
+            "year": self.year,
+            "year at least": self.since,
+            "state bytes per parameter at most": None if limit is None else f"{limit:g}",
+        }
+        return ", ".join(f"{name} {wish}" for name, wish in wishes.items() if wish is not None)
+
+
+def list_json(selection: Selection) -> list[dict[str, Any]]:
+    """The matching optimizers as plain values; a row that cannot run yet says so.
 
     Raises:
         ValueError: nothing matches.
@@ -28,6 +78,7 @@ def list_json(pattern: str, category: str | None, scope: str | None) -> list[dic
             "category": info.category,
             "scope": info.scope,
             "lr": info.lr,
+            "state_bytes_per_param": info.state_bytes_per_param,
             "schedule": info.schedule,
             "program": info.program,
             "published_name": info.published_name,
@@ -36,45 +87,59 @@ def list_json(pattern: str, category: str | None, scope: str | None) -> list[dic
             "paper": info.paper,
             "url": info.url,
             "aliases": list(info.aliases),
+            "variant_of": info.variant_of,
+            "unavailable": info.unavailable,
         }
-        for info in _matching(pattern, category, scope)
+        for info in selection.rows()
     ]
 
 
-def print_list(pattern: str, category: str | None, scope: str | None) -> None:
+def print_list(selection: Selection) -> None:
     """Print the matching optimizers as a table.
 
     Raises:
         ValueError: nothing matches.
     """
-    rows = list_json(pattern, category, scope)
-    console = _console()
-    console.print(fitting_table(rows, console))
-    console.print(
-        "lr: the declared one. *: train loss of GPT-2 on Alpaca as LMFlow published it in 2024.",
-        style="dim",
-        highlight=False,
-    )
-    console.print("optbench-llm info NAME tells more about one of them.", highlight=False)
+    rows = list_json(selection)
+    out = console()
+    runnable = [row for row in rows if not row["unavailable"]]
+    if runnable:
+        out.print(fitting_table(runnable, out))
+    for note in _notes(rows):
+        out.print(note, style="dim", highlight=False)
+    out.print("optbench-llm info NAME tells more about one of them.", highlight=False)
 
 
-def fitting_table(rows: list[dict[str, Any]], console: Console) -> Table:
+def _notes(rows: list[dict[str, Any]]) -> list[str]:
+    notes = [
+        "lr: the declared one. state: bytes per parameter of a large matrix, in fp32. *: train loss"
+        " of GPT-2 on Alpaca as LMFlow published it in 2024."
+    ]
+    variants = [f"{row['name']} (of {row['variant_of']})" for row in rows if row["variant_of"]]
+    if variants:
+        notes.append(f"variants: {', '.join(variants)}.")
+    notes += [
+        f"not in this version: {row['name']}, which {row['unavailable']}."
+        for row in rows
+        if row["unavailable"]
+    ]
+    return notes
+
+
+def fitting_table(rows: list[dict[str, Any]], out: Console) -> Table:
     """The rows of ``list_json``; where they are too wide, the least telling columns go, whole."""
-    unbounded = console.options.update(max_width=UNBOUNDED)
+    unbounded = out.options.update(max_width=UNBOUNDED)
     headings = list(_COLUMNS)
     for heading in _FIRST_TO_GO:
         table = _table(rows, headings)
-        if console.measure(table, options=unbounded).maximum <= console.width:
+        if out.measure(table, options=unbounded).maximum <= out.width:
             return table
         headings.remove(heading)
     return _table(rows, headings)
 
 
 def _table(rows: list[dict[str, Any]], headings: Sequence[str]) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    table = plain_table()
     for heading in headings:
         style = "bold" if heading == "name" else ""
         justify = "right" if heading in _NUMBERS else "left"
@@ -84,9 +149,8 @@ def _table(rows: list[dict[str, Any]], headings: Sequence[str]) -> Table:
     return table
 
 
-def _published(row: dict[str, Any]) -> str:
-    loss = row["published_loss"]
-    return MISSING if loss is None else f"{loss:.4f}"
+def _number(key: str, form: str) -> Callable[[dict[str, Any]], str]:
+    return lambda row: MISSING if row[key] is None else format(row[key], form)
 
 
 _COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
@@ -94,103 +158,26 @@ _COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "title": lambda row: row["title"],
     "category": lambda row: row["category"],
     "scope": lambda row: row["scope"],
-    "lr": lambda row: f"{row['lr']:g}",
-    "published*": _published,
+    "lr": _number("lr", ".3g"),
+    "state": _number("state_bytes_per_param", ".3g"),
+    "published*": _number("published_loss", ".4f"),
     "year": lambda row: str(row["year"]),
 }
-_NUMBERS = ("lr", "published*", "year")
-_FIRST_TO_GO = ("title", "year", "category", "scope", "published*")
+_NUMBERS = ("lr", "state", "published*", "year")
+_FIRST_TO_GO = ("title", "year", "category", "scope", "state", "published*")
 
 
-def _console() -> Console:
+def plain_table() -> Table:
+    """A table without frame."""
+    from rich import box
+    from rich.table import Table
+
+    return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+
+
+def console() -> Console:
     """As wide as the terminal; in a file or a pipe, lines end where the text does."""
     from rich.console import Console
 
-    console = Console()
-    return console if console.is_terminal else Console(width=UNBOUNDED)
-
-
-def print_info(name: str) -> None:
-    """Print all that the catalog knows of one optimizer.
-
-    Raises:
-        ValueError: no optimizer of that name.
-    """
-    from rich.padding import Padding
-    from rich.table import Table
-    from rich.text import Text
-
-    info = optimizer_info(name)
-    console = _console()
-    console.print(Text(info.name, style="bold") + Text(f"   {info.title}"))
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    for key, value in _facts(info):
-        grid.add_row(Text(key, style="dim"), Text(value))
-    console.print(Padding.indent(grid, 2))
-    if info.rule:
-        console.print()
-        console.print(Padding.indent(Text(info.equations.strip()), 2))
-
-
-def _facts(info: OptimizerInfo) -> list[tuple[str, str]]:
-    defaults = (f"{key}={value!r}" for key, value in info.defaults.items() if key != "lr")
-    category = f"{info.category}{' (our reading)' if info.category_is_ours else ''}"
-    facts = [
-        ("paper", f"{info.paper} ({info.year})"),
-        ("", info.url or ""),
-        ("category", category),
-        ("scope", _scope(info)),
-        ("needs", _needs(info)),
-        ("declared lr", f"{info.lr:g}"),
-        ("defaults", ", ".join(defaults)),
-        ("state", _state(info)),
-    ]
-    if info.published_loss is not None:
-        published = f"{info.published_loss:.4f} as {info.published_name}"
-        facts.append(("published loss", f"{published} (GPT-2 on Alpaca, train loss, 2024)"))
-    if info.aliases:
-        facts.append(("also known as", ", ".join(info.aliases)))
-    if info.notes:
-        facts.append(("note", info.notes))
-    return [(key, value) for key, value in facts if value]
-
-
-def _scope(info: OptimizerInfo) -> str:
-    sees = {
-        "element": "each element by itself",
-        "tensor": "sums over a whole tensor",
-        "matrix": "whole matrices",
-        "model": "sums over all parameters",
-    }
-    return f"{info.scope}: sees {sees[info.scope]}"
-
-
-def _needs(info: OptimizerInfo) -> str:
-    needs = []
-    if info.program:
-        needs.append(f"program {info.program}: extra passes over the batch")
-    if info.schedule == "constant":
-        needs.append("a constant learning rate")
-    return "; ".join(needs) or "nothing beyond gradients"
-
-
-def _state(info: OptimizerInfo) -> str:
-    if info.provider:
-        return f"kept by {info.provider}"
-    if not info.slots:
-        return "none"
-    return ", ".join(
-        f"{slot.name} ({slot.shape}{', >= 0' if slot.positive else ''})" for slot in info.slots
-    )
-
-
-def _matching(pattern: str, category: str | None, scope: str | None) -> list[OptimizerInfo]:
-    names = list_optimizers(pattern, category=category, scope=scope)
-    if not names:
-        wanted = [f"name {pattern}"]
-        wanted += [f"category {category}"] if category else []
-        wanted += [f"scope {scope}"] if scope else []
-        raise ValueError(
-            f"no optimizer with {', '.join(wanted)}; optbench-llm list shows all of them"
-        )
-    return [optimizer_info(name) for name in names]
+    terminal = Console()
+    return terminal if terminal.is_terminal else Console(width=UNBOUNDED)

@@ -73,25 +73,64 @@ def list_(
     scope: Annotated[
         str | None, typer.Option(help="Only this scope: element, tensor, matrix or model.")
     ] = None,
+    year: Annotated[int | None, typer.Option(help="Only from this year.")] = None,
+    since: Annotated[int | None, typer.Option(help="Only from this year on.")] = None,
+    max_state_bytes: Annotated[
+        float | None,
+        typer.Option(help="Only with so many bytes of fp32 state per parameter, or fewer."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """List the optimizers of the catalog."""
     with _users_fault_without_traceback():
-        from optbench_llm.catalog_pages import list_json, print_list
+        from optbench_llm.catalog_pages import Selection, list_json, print_list
 
+        selection = Selection(pattern, category, scope, year, since, max_state_bytes)
         if as_json:
-            typer.echo(json.dumps(list_json(pattern, category, scope), indent=2))
+            typer.echo(json.dumps(list_json(selection), indent=2))
         else:
-            print_list(pattern, category, scope)
+            print_list(selection)
 
 
 @app.command()
-def info(name: Annotated[str, typer.Argument(help="An optimizer's name or spec.")]) -> None:
-    """Show one optimizer: its paper, equations, hyperparameters, state and needs."""
+def info(
+    name: Annotated[str, typer.Argument(help="An optimizer's name or spec.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """Show one optimizer: its paper, equations, hyperparameters, state, needs and limits."""
     with _users_fault_without_traceback():
-        from optbench_llm.catalog_pages import print_info
+        from optbench_llm.info_page import info_json, print_info
 
-        print_info(name)
+        if as_json:
+            typer.echo(json.dumps(info_json(name), indent=2))
+        else:
+            print_info(name)
+
+
+@app.command()
+def memory(
+    model: Annotated[
+        str,
+        typer.Option(
+            help="gpt2, gpt2-medium, gpt2-large, gpt2-xl, random:CONFIG, optbench:tiny-gpt2,"
+            " a folder or a hub id; only its config is read."
+        ),
+    ],
+    optim: Annotated[
+        str | None,
+        typer.Option(metavar="SPEC,SPEC...", help="Only these optimizers (default: all)."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable, exact bytes.")] = False,
+) -> None:
+    """Show what state every optimizer keeps for a model, to the byte; nothing is loaded."""
+    with _users_fault_without_traceback():
+        from optbench_llm.memory_page import memory_json, print_memory
+
+        specs = None if optim is None else split_specs(optim)
+        if as_json:
+            typer.echo(json.dumps(memory_json(model, specs), indent=2))
+        else:
+            print_memory(model, specs)
 
 
 @app.command(

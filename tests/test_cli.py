@@ -5,17 +5,23 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 import optbench_llm
+import optbench_llm as ob
 from optbench_llm.catalog import published_optimizers
-from optbench_llm.catalog_pages import fitting_table, list_json
+from optbench_llm.catalog.info import LARGE_MATRIX
+from optbench_llm.catalog_pages import Selection, fitting_table, list_json
 from optbench_llm.cli import split_specs
+from optbench_llm.info_page import info_json
 
 HEAVY = ["torch", "transformers", "datasets", "accelerate", "pandas", "pydantic", "rich", "numpy"]
 
@@ -87,6 +93,10 @@ def test_a_malformed_list_of_specs_is_refused(text, words):
         (["info", "addam"], ["addam", "Nearest", "adam"]),
         (["list", "xyz*"], ["xyz*"]),
         (["list", "--scope", "galaxy"], ["galaxy", "element"]),
+        (["list", "--year", "1901"], ["year 1901", "optbench-llm list shows all"]),
+        (["list", "adan", "--max-state-bytes", "8"], ["name adan", "parameter at most 8"]),
+        (["memory", "--model", "optbench:tiny-gpt2", "--optim", "addam"], ["addam", "Nearest"]),
+        (["memory", "--model", "./none"], ["none", "gpt2-xl"]),
     ],
 )
 def test_wrong_input_ends_with_one_message_and_exit_code_2(tmp_path, arguments, words):
@@ -112,7 +122,7 @@ def test_version_and_help_tell_what_there_is():
     """The version is the package's; the help names every command."""
     assert run("--version").stdout.strip() == f"optbench-llm {optbench_llm.__version__}"
     text = run("--help").stdout
-    for command in ("list", "info", "finetune", "leaderboard"):
+    for command in ("list", "info", "memory", "finetune", "leaderboard"):
         assert command in text
 
 
@@ -130,7 +140,7 @@ def test_list_gives_every_published_row_with_its_figure():
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 140])
 def test_a_narrow_terminal_gets_fewer_columns_of_the_list_and_none_cut(width):
     """What stands in a cell stands there whole; the name is always there."""
-    rows = list_json("*", None, None)
+    rows = [row for row in list_json(Selection()) if not row["unavailable"]]
     console = Console(width=width, file=io.StringIO(), color_system=None)
     console.print(fitting_table(rows, console))
     text = console.file.getvalue()
@@ -138,8 +148,8 @@ def test_a_narrow_terminal_gets_fewer_columns_of_the_list_and_none_cut(width):
     heading, _, *lines = filter(str.strip, text.splitlines())
     assert len(lines) == len(rows)
     shown = heading.split()
-    assert ("published*" in shown) == (width >= 40)
-    assert ("category" in shown) == (width >= 80)
+    assert ("published*" in shown) == (width >= 60)
+    assert ("category" in shown) == (width >= 100)
     assert ("title" in shown) == (width >= 140)
     assert all(line.split()[0] == row["name"] for line, row in zip(lines, rows, strict=True))
 
@@ -165,11 +175,96 @@ def test_a_full_disk_is_one_line():
     assert done.stderr.strip() == "error: No space left on device"
 
 
-def test_info_shows_equations_paper_and_state():
-    """One page tells what the optimizer does and needs."""
+def test_list_filters_by_year_and_by_memory():
+    """What is shown is what was asked for, and all of it."""
+    everything = {row["name"]: row for row in list_json(Selection())}
+
+    def names(**wishes):
+        return {row["name"] for row in list_json(Selection(**wishes))}
+
+    assert names(year=2023) == {n for n, row in everything.items() if row["year"] == 2023}
+    assert names(since=2023) == {n for n, row in everything.items() if row["year"] >= 2023}
+    small = names(max_state_bytes=4)
+    assert {"sgd", "lion", "adafactor", "lion-8bit", "sophia-lmflow"} <= small
+    assert not {"adamw", "adan", "sam"} & small
+    assert names(max_state_bytes=8) > small
+    assert names(pattern="ada*", since=2022, max_state_bytes=16) >= {"adan"}
+
+
+def test_all_of_the_list_costs_no_torch():
+    """State per parameter included: slots are counted without a tensor."""
+    code = (
+        "import sys; from optbench_llm.catalog_pages import *;"
+        f"list_json(Selection()); print([m for m in {HEAVY[:5]} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_list_tells_variants_and_what_is_missing_apart():
+    """Neither passes for a row like any other."""
+    text = run("list").stdout
+    assert "sophia-lmflow (of sophia)" in text
+    missing = {row["name"] for row in list_json(Selection()) if row["unavailable"]}
+    assert missing == set(ob.list_optimizers(unavailable=True)) - set(ob.list_optimizers())
+    for name in missing:
+        assert f"not in this version: {name}, which" in text
+        assert not any(line.split()[:1] == [name] for line in text.splitlines())
+
+
+OURS = [name for name in ob.list_optimizers() if ob.optimizer_info(name).rule]
+
+
+@pytest.mark.filterwarnings("ignore:.*looks at output channels")
+@pytest.mark.parametrize("name", [*OURS, "lookahead+sgd"])
+def test_state_per_parameter_is_what_the_engine_plans(name):
+    """Counted from the slots without a tensor, and by the engine for a matrix of that size."""
+    weight = torch.nn.Parameter(torch.empty(LARGE_MATRIX, device="meta"))
+    optimizer = ob.create_optimizer([{"params": [weight], "role": "matrix"}], name)
+    kept = optimizer.planned_state_bytes()
+    assert ob.optimizer_info(name).state_bytes_per_param == kept / weight.numel()
+
+
+def test_info_shows_equations_paper_state_and_ranges():
+    """One page tells what the optimizer does, takes and needs."""
     text = run("info", "Sophia").stdout
-    for words in ("2305.14342", "betas=(0.965, 0.99)", "hessian", "sophia-g", r"\theta_t"):
+    for words in ("2305.14342", "(0.965, 0.99)", "hessian", "sophia-g", r"\theta_t"):
         assert words in text
+    assert "2 values, each a number in [0, 1)" in text
+    assert "3.16e-06, 1e-05, 3.16e-05, 0.0001, 0.000316, 0.001, 0.00316" in text
+    assert re.search(r"variants +sophia-lmflow", text)
+    assert re.search(r"DeepSpeed ZeRO +refused", text)
+
+
+def test_info_as_json_is_the_page():
+    """Defaults with ranges, a companion's among them; state, storages and where it runs."""
+    facts = json.loads(run("info", "muon", "--json").stdout)
+    assert facts["hyperparameters"]["companion_eps"]["range"] == "a number in [0, inf)"
+    assert facts["hyperparameters"]["momentum"]["range"] == "a number in [0, 1)"
+    assert any("companion" in need for need in facts["needs"])
+    assert facts["storages"]["bf16"] is None
+    assert "whole rows or matrices" in facts["storages"]["int8"]
+    assert facts["compatibility"]["DeepSpeed ZeRO"].startswith("refused")
+
+
+@pytest.mark.parametrize("name", ob.list_optimizers(unavailable=True))
+def test_every_row_has_a_page(name):
+    """Whatever the catalog holds can be shown, and is plain enough for JSON."""
+    facts = info_json(name)
+    assert json.loads(json.dumps(facts))["name"] == name
+    if not facts["unavailable"]:
+        assert facts["lr_grid"][3] == facts["lr"]
+        assert all(0.31 < a / b < 0.32 for a, b in pairwise(facts["lr_grid"]))
+        refused = facts["compatibility"]["DeepSpeed ZeRO"].startswith("refused")
+        assert refused == (facts["scope"] != "element" or facts["program"] is not None)
+
+
+def test_info_knows_wrapped_optimizers():
+    """A wrapper's settings and slots stand beside its base's."""
+    facts = info_json("lookahead+adan")
+    assert {"lookahead_k", "no_prox"} <= facts["hyperparameters"].keys()
+    assert facts["state_bytes_per_param"] == 20
+    assert facts["published_loss"] is None
 
 
 def test_finetune_gets_its_arguments_untouched():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -15,6 +17,8 @@ MOMENTUM = "fixed lr + momentum"
 ADAPTIVE = "adaptive lr + momentum"
 ESTIMATED = "estimated lr + momentum"
 ADAPTIVE_PLAIN = "adaptive lr + plain gradient"
+#: What stands for a large weight where state is counted without a model.
+LARGE_MATRIX = (1024, 1024)
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class OptimizerInfo:
     ``constant`` where the method itself demands a constant learning rate. ``published_loss`` is the
     row's train loss in the published GPT-2-on-Alpaca table. ``variant_of`` names the row that this
     one departs from on purpose; ``unavailable`` says what this version lacks to run it.
+    ``provider_state_bytes`` is, of a provider's row, the state of a large matrix, in bytes per
+    element.
     """
 
     name: str
@@ -45,6 +51,7 @@ class OptimizerInfo:
     notes: str = ""
     variant_of: str | None = None
     unavailable: str | None = None
+    provider_state_bytes: float | None = None
 
     def rule_class(self) -> type[Rule]:
         """The rule itself. Raises ValueError for a row that a provider runs, or nothing yet."""
@@ -66,6 +73,12 @@ class OptimizerInfo:
         return self.defaults["lr"]
 
     @property
+    def lr_grid(self) -> tuple[float, ...]:
+        """Seven learning rates half a decade apart, to three digits, around the declared one."""
+        others = {i: float(f"{self.lr * 10 ** (i / 2):.3g}") for i in (-3, -2, -1, 1, 2, 3)}
+        return tuple(others.get(i, self.lr) for i in range(-3, 4))
+
+    @property
     def scope(self) -> str:
         """What the rule must see to update one element: element, tensor, matrix or model."""
         return "element" if self.rule is None else self.rule_class().scope.value
@@ -81,6 +94,13 @@ class OptimizerInfo:
         return () if self.rule is None else self.rule_class().slots
 
     @property
+    def state_bytes_per_param(self) -> float | None:
+        """State of a large matrix in fp32, bytes per element; None where it is not known."""
+        if self.provider or self.unavailable:
+            return self.provider_state_bytes
+        return state_bytes_per_param(self.rule_class(), self.defaults)
+
+    @property
     def equations(self) -> str:
         """The update equations, from the rule's docstring."""
         if self.unavailable:
@@ -88,3 +108,13 @@ class OptimizerInfo:
         if self.rule is None:
             return f"Run by {self.provider}."
         return inspect.cleandoc(self.rule_class().__doc__ or "")
+
+
+def state_bytes_per_param(rule: type[Rule], settings: Mapping[str, Any]) -> float:
+    """State of a large square matrix in fp32, bytes per element, by the rule's slots."""
+    h = SimpleNamespace(**settings, role="matrix", heads=0)
+    total = sum(
+        math.prod(slot.shape_for(LARGE_MATRIX)) * (2 if slot.storage == "bf16" else 4)
+        for slot in rule.slots_for(LARGE_MATRIX, h)
+    )
+    return total / math.prod(LARGE_MATRIX)

@@ -137,6 +137,7 @@ ROWS = (
         " Block-wise Quantization", 2022, MOMENTUM, provider="bnb:Lion8bit",
         settings={"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.0},
         url="https://arxiv.org/abs/2110.02861", category_is_ours=True,
+        provider_state_bytes=1 + 4 / 256,
         notes="bitsandbytes' own Lion8bit; lion@int8 is our rule with our storage.",
     ),
 )  # fmt: skip

@@ -1,0 +1,234 @@
+"""One optimizer: all that the catalog, its rule and the engine know of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from optbench_llm.catalog import OptimizerInfo, list_optimizers, optimizer_info
+from optbench_llm.catalog_pages import MISSING, console, plain_table
+from optbench_llm.rules.hyperparameters import RANGES, range_of
+from optbench_llm.rules.rule import COMPANION
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from optbench_llm.rules.rule import Rule, Slot
+
+SEES = {
+    "element": "each element by itself",
+    "tensor": "sums over a whole tensor",
+    "matrix": "whole matrices",
+    "model": "sums over all parameters",
+}
+SHAPES = {
+    "full": "as the parameter",
+    "row": "one value a row",
+    "column": "one value a column",
+    "scalar": "one value a tensor",
+    "left": "rows x rows",
+    "right": "columns x columns",
+}
+
+
+def info_json(text: str) -> dict[str, Any]:
+    """What there is to know of one optimizer, as plain values.
+
+    Raises:
+        ValueError: no optimizer of that name, or one of a provider that has no row.
+    """
+    info = optimizer_info(text)
+    facts = {
+        "name": info.name,
+        "title": info.title,
+        "variant_of": info.variant_of,
+        "unavailable": info.unavailable,
+        "paper": info.paper,
+        "year": info.year,
+        "url": info.url,
+        "category": info.category,
+        "category_is_ours": info.category_is_ours,
+        "published_name": info.published_name,
+        "published_loss": info.published_loss,
+        "aliases": list(info.aliases),
+        "variants": [
+            name for name in list_optimizers() if optimizer_info(name).variant_of == info.name
+        ],
+        "notes": info.notes,
+    }
+    if info.unavailable:
+        return facts
+    from optbench_llm.memory import storages
+
+    rule = None if info.provider else info.rule_class()
+    defaults = info.defaults
+    return {
+        **facts,
+        "scope": info.scope,
+        "program": info.program,
+        "schedule": info.schedule,
+        "needs": _needs(info, rule),
+        "lr": info.lr,
+        "lr_grid": list(info.lr_grid),
+        "hyperparameters": {
+            name: {"default": default, "range": _range(rule, name)}
+            for name, default in _own_first(defaults).items()
+        },
+        "slots": [_slot(slot) for slot in info.slots] if rule else None,
+        "state_bytes_per_param": info.state_bytes_per_param,
+        "storages": storages(rule, info.name) if rule else None,
+        "compatibility": _compatibility(rule),
+        "equations": info.equations,
+    }
+
+
+def _own_first(defaults: dict[str, Any]) -> dict[str, Any]:
+    return dict(sorted(defaults.items(), key=lambda item: item[0].startswith(COMPANION)))
+
+
+def _needs(info: OptimizerInfo, rule: type[Rule] | None) -> list[str]:
+    needs = []
+    if rule and rule.program:
+        needs.append(f"program {rule.program}: extra passes over the batch, by OptBenchTrainer")
+    if info.schedule == "constant":
+        needs.append("a constant learning rate")
+    if rule and rule.by_layout:
+        needs.append("the model, or groups that name a role: it must know what a parameter is")
+    elif rule and rule.by_channel:
+        needs.append("the model: it looks at output channels")
+    if rule and rule.companion:
+        needs.append(
+            f"a companion: {rule.companion.__name__} steps all but"
+            f" {', '.join(sorted(rule.roles))}, with settings of its own (companion_...)"
+        )
+    if rule and rule.evaluation_point:
+        needs.append("optimizer.eval() before evaluating and saving; our Trainer does it")
+    return needs
+
+
+def _range(rule: type[Rule] | None, name: str) -> str | None:
+    accepted = range_of(rule, name) if rule else RANGES.get(name)
+    return None if accepted is None else str(accepted)
+
+
+def _slot(slot: Slot) -> dict[str, Any]:
+    return {"name": slot.name, "shape": slot.shape, "positive": slot.positive}
+
+
+def _compatibility(rule: type[Rule] | None) -> dict[str, str]:
+    """Where the optimizer runs, as engine and Trainer decide it."""
+    if rule is None:
+        return {
+            "LoRA": "works",
+            "DDP": "works, each process takes the same step",
+            "FSDP2": "as its provider has it",
+            "DeepSpeed ZeRO": "as its provider has it",
+        }
+    zero = "works" if rule.scope.value == "element" else "refused: it cuts and flattens tensors"
+    if rule.program:
+        zero = f"refused: program {rule.program} steps after backward, ZeRO inside it"
+    lora = "works, on the adapters' matrices" if rule.by_layout else "works"
+    return {
+        "LoRA": lora,
+        "DDP": "works, each process takes the same step",
+        "FSDP2": "refused: it does not step sharded parameters in this version",
+        "DeepSpeed ZeRO": zero,
+    }
+
+
+def print_info(text: str) -> None:
+    """Print all that there is to know of one optimizer.
+
+    Raises:
+        ValueError: no optimizer of that name.
+    """
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    facts = info_json(text)
+    out = console()
+    out.print(Text(facts["name"], style="bold") + Text(f"   {facts['title']}"))
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for key, value in _facts(facts):
+        grid.add_row(Text(key, style="dim"), Text(value))
+    out.print(Padding.indent(grid, 2))
+    if facts["unavailable"]:
+        return
+    out.print()
+    out.print(Padding.indent(_hyperparameters(facts["hyperparameters"]), 2))
+    out.print(Padding.indent(Text(facts["equations"].strip()), 2))
+
+
+def _facts(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """The page's lines: a label, and what stands beside it."""
+    lines = [
+        ("not in this version", facts["unavailable"]),
+        ("variant of", facts["variant_of"]),
+        ("paper", f"{facts['paper']} ({facts['year']})"),
+        ("", facts["url"]),
+        ("category", facts["category"] + (" (our reading)" if facts["category_is_ours"] else "")),
+    ]
+    if not facts["unavailable"]:
+        lines += _running(facts)
+    if facts["published_loss"] is not None:
+        published = f"{facts['published_loss']:.4f} as {facts['published_name']}"
+        lines.append(("published loss", f"{published} (GPT-2 on Alpaca, train loss, 2024)"))
+    lines += [
+        ("also known as", ", ".join(facts["aliases"])),
+        ("variants", ", ".join(facts["variants"])),
+        ("note", facts["notes"]),
+    ]
+    return [(key, value) for key, value in lines if value]
+
+
+def _running(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    scope, needs = facts["scope"], facts["needs"] or ["nothing beyond gradients"]
+    lines = [("scope", f"{scope}: sees {SEES[scope]}")]
+    lines += [("" if index else "needs", need) for index, need in enumerate(needs)]
+    lines += [
+        ("declared lr", f"{facts['lr']:g}"),
+        ("lr grid", ", ".join(f"{lr:g}" for lr in facts["lr_grid"])),
+        ("state", _state(facts)),
+        ("storage", _storage(facts["storages"])),
+    ]
+    works = facts["compatibility"].items()
+    return lines + [(where, says) for where, says in works]
+
+
+def _state(facts: dict[str, Any]) -> str:
+    cost = facts["state_bytes_per_param"]
+    bytes_each = "" if cost is None else f"{cost:.3g} bytes per parameter of a large matrix"
+    if facts["slots"] is None:
+        return f"kept by the provider: {bytes_each or 'unknown'}"
+    slots = [
+        f"{slot['name']} ({_shape(slot['shape'])}{', >= 0' if slot['positive'] else ''})"
+        for slot in facts["slots"]
+    ]
+    if not slots:
+        return "none"
+    return f"{bytes_each} in fp32, of {', '.join(slots)}"
+
+
+def _shape(shape: str | tuple[int, ...]) -> str:
+    return SHAPES[shape] if isinstance(shape, str) else " x ".join(map(str, shape))
+
+
+def _storage(storages: dict[str, str | None] | None) -> str:
+    if storages is None:
+        return "the provider's own"
+    borne = [storage for storage, refusal in storages.items() if refusal is None]
+    return ", ".join(f"@{storage}" if storage != "fp32" else storage for storage in borne)
+
+
+def _hyperparameters(hyperparameters: dict[str, Any]) -> Table:
+    table = plain_table()
+    table.add_column("hyperparameter")
+    table.add_column("default")
+    table.add_column("accepts")
+    for name, about in hyperparameters.items():
+        table.add_row(name, _value(about["default"]), about["range"] or MISSING)
+    return table
+
+
+def _value(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else repr(value)
