@@ -187,6 +187,28 @@ def leaderboard(
     raise typer.Exit(code)
 
 
+@app.command()
+def audit(
+    names: Annotated[
+        str, typer.Argument(metavar="[NAME,NAME...]", help="Optimizers of the catalog.")
+    ] = "",
+    every: Annotated[bool, typer.Option("--all", help="Every rule of the catalog.")] = False,
+    steps: Annotated[int, typer.Option(help="Steps to compare, and repetitions to time.")] = 20,
+    elements: Annotated[
+        int | None, typer.Option(help="About how many parameters to time (default: a GPT-2 block).")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """Step everybody's implementation of an optimizer over the same gradients: do they agree?"""
+    with _users_fault_without_traceback():
+        from optbench_llm.audit.page import rules_of_ours, run_audits
+
+        if every == bool(names):
+            raise ValueError("audit takes NAME,NAME... or --all, and not both")
+        specs = rules_of_ours() if every else split_specs(names)
+        run_audits(specs, steps=steps, elements=elements, as_json=as_json)
+
+
 def split_specs(text: str) -> list[str]:
     """Split at the commas that stand outside parentheses.
 

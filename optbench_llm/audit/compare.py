@@ -68,7 +68,7 @@ def audit(spec: str, steps: int = 20, elements: int | None = None) -> Audit:
     Raises ValueError for an unknown optimizer, one that is not a rule of ours, and counts out of
     range.
     """
-    settings = comparison_for(spec).settings
+    comparison = comparison_for(spec)
     if steps < 1:
         raise ValueError(f"steps={steps} is out of range, expected 1 or more")
     rule = rule_of(spec)
@@ -83,11 +83,13 @@ def audit(spec: str, steps: int = 20, elements: int | None = None) -> Audit:
         findings.append(finding)
         if finding.reason is None:
             assert isinstance(implementation, Implementation)
-            all_timed[finding.label] = Timed(*implementation.make(shapes, torch.float32))
+            all_timed[finding.label] = Timed(
+                *implementation.make(shapes, torch.float32, **comparison.timed)
+            )
     failed = take_turns(all_timed, steps)
     return Audit(
         parse_spec(spec).canonical,
-        settings,
+        comparison.settings,
         steps,
         sum(torch.Size(shape).numel() for shape in shapes),
         tuple(_timed(finding, all_timed, failed) for finding in findings),

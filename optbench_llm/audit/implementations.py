@@ -16,15 +16,15 @@ from optbench_llm.providers import provider_class
 from optbench_llm.rules.rule import Rule
 
 Shape = tuple[int, ...]
-Maker = Callable[[Sequence[Shape], torch.dtype], tuple[list[nn.Parameter], Any]]
+Maker = Callable[..., tuple[list[nn.Parameter], Any]]
 
 
 @dataclass(frozen=True)
 class Implementation:
     """One implementation: ``make(shapes, dtype)`` gives parameters and the optimizer over them.
 
-    ``settings`` are those of our rule that it is to be compared with; the rest is what
-    :class:`Counterpart` says of it.
+    ``settings`` are those of our rule that it is to be compared with; further keywords of ``make``
+    change them. The rest is what :class:`Counterpart` says of it.
     """
 
     label: str
@@ -103,10 +103,10 @@ def our_maker(spec: str, settings: Mapping[str, Any], engine: str) -> Maker:
     """Makes our rule with these settings."""
     by_layout = rule_of(spec).by_layout
 
-    def make(shapes: Sequence[Shape], dtype: torch.dtype) -> tuple[list[nn.Parameter], Any]:
+    def make(shapes: Sequence[Shape], dtype: torch.dtype, **changes: Any) -> Any:
         params = _parameters(shapes, dtype)
         groups: Any = [{"params": params, "role": "matrix"}] if by_layout else params
-        return params, create_optimizer(groups, spec, engine=engine, **settings)
+        return params, create_optimizer(groups, spec, engine=engine, **{**settings, **changes})
 
     return make
 
@@ -116,14 +116,15 @@ def _their_maker(other: Counterpart, settings: Mapping[str, Any]) -> Maker:
     cls = _class_of(other.spec)
     base = _class_of(other.base) if other.base else None
 
-    def make(shapes: Sequence[Shape], dtype: torch.dtype) -> tuple[list[nn.Parameter], Any]:
+    def make(shapes: Sequence[Shape], dtype: torch.dtype, **changes: Any) -> Any:
+        h = {**settings, **changes}
         params = _parameters(shapes, dtype)
         target: Any = [{"params": params, **other.group}]
         if base is not None:
-            target = base(target, **other.base_arguments(settings))
+            target = base(target, **other.base_arguments(h))
         elif other.takes_model:
             target = nn.ParameterList(params)
-        return params, cls(target, **other.arguments(settings))
+        return params, cls(target, **other.arguments(h))
 
     return make
 

@@ -19,7 +19,6 @@ PACKAGES = (
     "prodigyopt",
     "bitsandbytes",
     "transformers",
-    "timm",
 )
 Settings = Mapping[str, Any]
 Arguments = Callable[[Settings], dict[str, Any]]
@@ -81,6 +80,8 @@ class Comparison:
 
     settings: Settings
     others: tuple[Counterpart, ...] = ()
+    #: What is set otherwise where only the time counts.
+    timed: Settings = field(default_factory=dict)
 
 
 ADAM = {"lr": 0.05, "betas": (0.8, 0.95), "eps": 1e-2, "weight_decay": 0.2}
@@ -520,6 +521,68 @@ COMPARISONS: Mapping[str, Comparison] = {
             "max_precond_dim": 30,
         },
         (Counterpart(P + "SOAP", named({"max_precond_dim": "max_precondition_dim"})),),
+        timed={"max_precond_dim": 10000},
+    ),
+    "shampoo": Comparison(
+        {
+            "lr": 0.05,
+            "betas": (0.8, 0.95),
+            "eps": 1e-2,
+            "matrix_eps": 1e-2,
+            "weight_decay": 0.2,
+            "precondition_frequency": 3,
+            "max_precond_dim": 30,
+        },
+        (
+            Counterpart(
+                P + "Shampoo",
+                lambda h: {
+                    "lr": h["lr"],
+                    "momentum": h["betas"][0],
+                    "weight_decay": h["weight_decay"],
+                    "weight_decouple": True,
+                    "preconditioning_compute_steps": h["precondition_frequency"],
+                    "matrix_eps": h["matrix_eps"],
+                },
+                known="theirs is the first paper's: sums of moments, no length grafted from Adam,"
+                " and a momentum that is preconditioned again at every step",
+                agrees=False,
+            ),
+        ),
+        timed={"max_precond_dim": 8192},
+    ),
+    "psgd-kron": Comparison(
+        {
+            "lr": 0.05,
+            "momentum": 0.8,
+            "weight_decay": 0.2,
+            "precond_lr": 0.1,
+            "precond_init_scale": 1.0,
+            "preconditioner_update_probability": 1.0,
+            "max_precond_dim": 8192,
+        },
+        (
+            Counterpart(
+                P + "Kron",
+                lambda h: {
+                    **{k: h[k] for k in ("lr", "momentum", "weight_decay")},
+                    "pre_conditioner_update_probability": h["preconditioner_update_probability"],
+                    "max_size_triangular": h["max_precond_dim"],
+                },
+                known="theirs draws its probes at random, ours hashes them of step and position",
+                agrees=False,
+            ),
+        ),
+    ),
+    "adamw-bf16": Comparison(
+        {**ADAM, "rounding": "kahan"},
+        (
+            Counterpart(
+                "torch:AdamW",
+                named(drop=("rounding",)),
+                known="compared on fp32 parameters, which need no rounding",
+            ),
+        ),
     ),
     "ranger": Comparison(
         {**ADAM, "use_gc": True, "lookahead_k": 3, "lookahead_alpha": 0.4},
@@ -540,5 +603,99 @@ COMPARISONS: Mapping[str, Comparison] = {
                 base_arguments=named(drop=("lookahead_k", "lookahead_alpha")),
             ),
         ),
+    ),
+    "adopt": Comparison(
+        {**ADAM, "betas": (0.8, 0.95), "decouple": False},
+        (
+            Counterpart(
+                P + "ADOPT",
+                named({"decouple": "weight_decouple"}, clip_lambda=lambda step: (step - 1) ** 0.25),
+                known="theirs counts steps from 1 and by default clips at t^(1/4), the authors and"
+                " ours at (t-1)^(1/4); told so, they agree",
+            ),
+        ),
+    ),
+    "ademamix": Comparison(
+        {
+            **ADAM,
+            "betas": (0.8, 0.95, 0.98),
+            "alpha": 2.0,
+            "alpha_warmup": 15,
+            "beta3_warmup": 15,
+        },
+        (
+            Counterpart(
+                P + "AdEMAMix",
+                named(
+                    {"alpha_warmup": "t_alpha_beta3"},
+                    drop=("beta3_warmup",),
+                    weight_decouple=True,
+                ),
+            ),
+            Counterpart(
+                "bnb:AdEMAMix",
+                named({"alpha_warmup": "t_alpha", "beta3_warmup": "t_beta3"}),
+            ),
+        ),
+    ),
+    "mars": Comparison(
+        {**ADAM, "gamma": 0.1},
+        (
+            Counterpart(
+                P + "MARS",
+                named(optimize_1d=True),
+                at={"eps": 1e-10, "betas": (0.8, 0.5)},
+                known="theirs adds eps to the uncorrected root, and 1e-15 to the second moment,"
+                " which small gradients feel",
+            ),
+        ),
+    ),
+    "signum": Comparison(
+        MOMENTUM,
+        (Counterpart(P + "SignSGD", DECOUPLED),),
+    ),
+    "laprop": Comparison(
+        ADAM,
+        (
+            Counterpart(
+                P + "LaProp",
+                DECOUPLED,
+                at={"eps": 1e-10},
+                known="theirs adds eps to the uncorrected root",
+            ),
+        ),
+    ),
+    "radam-schedulefree": Comparison(
+        {**ADAM, "lr": 0.1, "r": 0.5, "weight_lr_power": 1.5, "silent_sgd_phase": False},
+        (
+            Counterpart("schedulefree:RAdamScheduleFree"),
+            Counterpart(
+                P + "ScheduleFreeRAdam",
+                at={"silent_sgd_phase": True},
+                known="theirs takes 1 instead of lr for the steps before the rectification, unless"
+                " they are silent",
+            ),
+        ),
+    ),
+    "cautious-lion": Comparison(
+        {"lr": 0.05, "betas": (0.8, 0.95), "weight_decay": 0.3},
+        (
+            Counterpart(
+                P + "Lion",
+                named(weight_decouple=True, cautious=True),
+                note="cautious",
+                known="theirs divides by the mean of the mask plus one element, as the paper does,"
+                " ours by the mean",
+                agrees=False,
+            ),
+        ),
+    ),
+    "stableadamw": Comparison(
+        ADAM,
+        (Counterpart(P + "StableAdamW"),),
+    ),
+    "grams": Comparison(
+        ADAM,
+        (Counterpart(P + "Grams", DECOUPLED),),
     ),
 }
