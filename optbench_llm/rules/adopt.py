@@ -26,7 +26,7 @@ class Adopt(Rule):
     does. The clip is the default of the authors' code since November 2024.
     """
 
-    slots = (Slot("exp_avg"), Slot("exp_avg_sq", positive=True, delicate=True))
+    slots = (Slot("exp_avg"), Slot("exp_avg_sq", positive=True))
     defaults = {
         "lr": 1e-3,
         "betas": (0.9, 0.9999),
