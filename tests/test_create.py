@@ -56,6 +56,8 @@ def test_a_rule_that_must_know_the_layout_refuses_bare_parameters(name):
     with pytest.raises(ValueError, match=rf"'{name}' must know what each.*model.*'role': 'matrix'"):
         ob.create_optimizer([parameter(2, 2)], name)
     assert ob.create_optimizer([group(name)], name).param_groups[0]["role"] == "matrix"
+    with pytest.raises(ValueError, match=rf"'{name}': a group of role 'matrix'.*shape \(4,\)"):
+        ob.create_optimizer([{"params": [parameter()], "role": "matrix"}], name)
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -27,7 +27,7 @@ from optbench_llm.engine.state import (
 from optbench_llm.engine.storage import Storage, check_storage, storage_for
 from optbench_llm.engine.units import Unit, units_of
 from optbench_llm.rules.hyperparameters import check_hyperparameters
-from optbench_llm.rules.rule import COMPANION, Rule, Scope, Slot
+from optbench_llm.rules.rule import COMPANION, MATRIX_ROLES, Rule, Scope, Slot
 
 ENGINES = ("auto", "eager", "compiled")
 #: Below this many elements a compiled step does not repay its compilation in a usual run.
@@ -112,6 +112,8 @@ class RuleOptimizer(torch.optim.Optimizer):
                 f"optimizer {self.spec!r} must know what each parameter is: pass the model, or"
                 " groups that say it, such as {'params': [...], 'role': 'matrix'}"
             )
+        if rule.by_layout and param_group["role"] in MATRIX_ROLES:
+            self._check_matrices(param_group)
         about = {k: v for k, v in param_group.items() if k in kept}
         super().add_param_group({**about, **checked, "spec": self.spec})
         for name in self.defaults.keys() - rule.defaults.keys():
@@ -120,6 +122,14 @@ class RuleOptimizer(torch.optim.Optimizer):
             start = self.param_groups[0] if len(self.param_groups) > 1 else {**rule.carry}
             for name, value in {**rule.carry, "step": 0}.items():
                 self.param_groups[-1].setdefault(name, start.get(name, value))
+
+    def _check_matrices(self, group: dict[str, Any]) -> None:
+        for p in [group["params"]] if _is_tensor(group["params"]) else group["params"]:
+            if p.ndim < 2:
+                raise ValueError(
+                    f"optimizer {self.spec!r}: a group of role {group['role']!r} has a parameter of"
+                    f" shape {tuple(p.shape)}; give it a group of role 'bias', 'norm' or 'vector'"
+                )
 
     def rule_for(self, group: dict[str, Any]) -> type[Rule]:
         """The rule that steps a group: ours, or its companion."""

@@ -12,9 +12,6 @@ from optbench_llm.rules.rule import Slot, ema
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Roles of the weights that are used as linear maps.
-LINEAR_MAPS = frozenset({"matrix", "query", "key", "value"})
-
 
 def without_large_sides(
     slots: tuple[Slot, ...], shape: tuple[int, ...], limit: int

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from optbench_llm.rules.adam import AdamW
 from optbench_llm.rules.newton_schulz import orthogonalise
-from optbench_llm.rules.rule import Rule, Scope, Slot, Update, decoupled_decay, ema
+from optbench_llm.rules.rule import MATRIX_ROLES, Rule, Scope, Slot, Update, decoupled_decay, ema
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +36,7 @@ class Muon(Rule):
     scope = Scope.MATRIX
     by_layout = True
     companion = AuxiliaryAdamW
-    roles = frozenset({"matrix", "query", "key", "value"})
+    roles = MATRIX_ROLES
     slots = (Slot("momentum_buffer"),)
     defaults = {"lr": 0.02, "momentum": 0.95, "nesterov": True, "weight_decay": 0.0}
 

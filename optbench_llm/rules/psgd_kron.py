@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from optbench_llm.rules.adam import AdamW
 from optbench_llm.rules.hyperparameters import COUNT, FRACTION, POSITIVE, Interval, Optional
-from optbench_llm.rules.matrix_roots import LINEAR_MAPS
-from optbench_llm.rules.rule import Rule, Scope, Slot, Update, decoupled_decay, ema
+from optbench_llm.rules.rule import MATRIX_ROLES, Rule, Scope, Slot, Update, decoupled_decay, ema
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +48,7 @@ class PsgdKron(Rule):
     scope = Scope.MATRIX
     by_layout = True
     companion = AdamW
-    roles = LINEAR_MAPS
+    roles = MATRIX_ROLES
     slots = (
         Slot("exp_avg"),
         Slot("left_factor", "left", delicate=True, initial=lambda p, g, h: identity(p, h, 0)),

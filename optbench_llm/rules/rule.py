@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 Initial = Callable[["Tensor", "Tensor", Any], "Tensor"]
 #: How a slot may lie in memory.
 STORAGES = ("fp32", "bf16", "int8")
+#: Roles of weights that are used as linear maps.
+MATRIX_ROLES = frozenset({"matrix", "query", "key", "value"})
 #: Before the names of a companion's hyperparameters.
 COMPANION = "companion_"
 Update = tuple["Tensor", dict[str, "Tensor"]]

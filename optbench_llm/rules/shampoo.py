@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 from optbench_llm.rules.adam import AdamW
 from optbench_llm.rules.hyperparameters import COUNT, NON_NEGATIVE
 from optbench_llm.rules.matrix_roots import (
-    LINEAR_MAPS,
     between,
     inverse_root,
     second_moments,
     without_large_sides,
 )
 from optbench_llm.rules.rule import (
+    MATRIX_ROLES,
     Rule,
     Scope,
     Slot,
@@ -50,7 +50,7 @@ class Shampoo(Rule):
     scope = Scope.MATRIX
     by_layout = True
     companion = AdamW
-    roles = LINEAR_MAPS
+    roles = MATRIX_ROLES
     slots = (
         Slot("exp_avg"),
         Slot("exp_avg_sq", positive=True),

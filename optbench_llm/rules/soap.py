@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 from optbench_llm.rules.adam import AdamW
 from optbench_llm.rules.hyperparameters import COUNT
 from optbench_llm.rules.matrix_roots import (
-    LINEAR_MAPS,
     between,
     eigen,
     second_moments,
     turned,
     without_large_sides,
 )
-from optbench_llm.rules.rule import Rule, Scope, Slot, Update, decoupled_decay, ema
+from optbench_llm.rules.rule import MATRIX_ROLES, Rule, Scope, Slot, Update, decoupled_decay, ema
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +41,7 @@ class Soap(Rule):
     scope = Scope.MATRIX
     by_layout = True
     companion = AdamW
-    roles = LINEAR_MAPS
+    roles = MATRIX_ROLES
     slots = (
         Slot("exp_avg"),
         Slot("exp_avg_sq", positive=True),
