@@ -33,8 +33,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     # The gradient of a matrix has no rank for the whole of its longer side, and which eigenvectors
     # SOAP then finds in the null space is for rounding to say: the longer sides are left out.
     "soap": {"lr": 0.01, "max_precond_dim": WIDTH, **PRECONDITIONED},
+    "psgd-kron": {"lr": 0.03, "weight_decay": 0.1, **COMPANION},
 }
-WITH_COMPANION = ("muon", "shampoo", "soap")
+WITH_COMPANION = ("muon", "shampoo", "soap", "psgd-kron")
 #: Both sides of a matrix are alike to Shampoo and SOAP: turned weights take turned steps.
 ONE_SIDED = ("muon", "scion", "adam-mini")
 
@@ -143,6 +144,13 @@ def make_twin(model: Any) -> Twin:
 def largest_difference(values: dict[str, Tensor], others: dict[str, Tensor]) -> float:
     assert values.keys() == others.keys()
     return max(float((values[name] - others[name]).abs().max()) for name in values)
+
+
+def test_every_rule_that_must_know_layouts_is_tested_here():
+    """A new one cannot go without its twin."""
+    own = [name for name in ob.list_optimizers() if ob.optimizer_info(name).rule]
+    by_layout = {name for name in own if ob.optimizer_info(name).rule_class().by_layout}
+    assert by_layout == SETTINGS.keys()
 
 
 def test_the_twin_is_gpt2():

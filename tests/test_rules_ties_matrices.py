@@ -182,6 +182,34 @@ def test_blocks_of_adam_mini_follow_the_role(shape, group, blocks, dtype):
         assert (distance(ours, path, start) < tolerance) == (count == blocks)
 
 
+@pytest.mark.parametrize(
+    ("shape", "group", "alone"),
+    [
+        ((6, 8), {"role": "query", "parts": (("query", 6, 2),)}, {"role": "query"}),
+        ((6,), {"role": "norm"}, {"role": "norm"}),
+    ],
+)
+def test_heads_and_vectors_of_adam_mini_cannot_be_split(shape, group, alone):
+    """Stepped piece by piece they end elsewhere; the rows of other matrices do not."""
+
+    def pieces(shape: tuple[int, ...], group: dict[str, Any]) -> torch.Tensor:
+        start = torch.from_numpy(parameter(shape, 0))
+        ps = [torch.nn.Parameter(part.clone()) for part in start.split(1)]
+        optimizer = ob.create_optimizer([{"params": ps, **group}], "adam-mini", **ADAM)
+        for t in range(1, STEPS + 1):
+            optimizer.param_groups[0]["lr"] = lr_at(0.05, t)
+            for p, g in zip(ps, torch.from_numpy(gradient(shape, 0, t)).split(1), strict=True):
+                p.grad = g.clone()
+            optimizer.step()
+        return torch.cat([p.detach() for p in ps])
+
+    assert not torch.allclose(
+        pieces(shape, alone), walk("adam-mini", shape, group, **ADAM)[-1], atol=1e-3
+    )
+    rows = {"role": "value"}
+    assert torch.allclose(pieces((6, 8), rows), walk("adam-mini", (6, 8), rows, **ADAM)[-1])
+
+
 @pytest.mark.parametrize("path", BY_ROLE, ids=lambda path: path.stem)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_authors_numbers_are_reproduced_in_every_role(path, dtype):
