@@ -24,8 +24,8 @@ class AdEMAMix(Rule):
 
     The slow momentum is not bias-corrected. Over ``alpha_warmup`` steps :math:`\alpha_t` grows
     linearly from 0, over ``beta3_warmup`` steps the half-life of :math:`\beta_{3,t}` grows linearly
-    from that of :math:`\beta_1` (paper, appendix A.1); the paper takes the whole run for both, None
-    leaves a warm-up out. Its language models use alpha 8, its code's default is 2.
+    from that of :math:`\beta_1`; None leaves a warm-up out. The defaults are those of the authors'
+    code; their README's example takes alpha 8 and warms both up over the whole run.
     """
 
     slots = (

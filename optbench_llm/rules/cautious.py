@@ -25,8 +25,8 @@ class CautiousAdamW(AdamW):
         \theta_t &= (1-\eta\lambda)\,\theta_{t-1}
             - \eta\,\frac{\phi_t}{\max(\operatorname{mean}(\phi_t), 10^{-3})}\,u_t
 
-    with Adam's moments; the mean is over the tensor. The paper divides by
-    :math:`(\sum\phi_t + 1)/d`, the authors' code for AdamW by the mean, as here.
+    with Adam's moments; the mean is over the tensor. The paper's algorithm 1 divides by the mean
+    plus a small constant, the authors' code for AdamW by the mean but no less than 0.001, as here.
     """
 
     scope = Scope.TENSOR
@@ -55,8 +55,8 @@ class CautiousLion(Lion):
         \theta_t &= (1-\eta\lambda)\,\theta_{t-1}
             - \eta\,\frac{\phi_t}{\max(\operatorname{mean}(\phi_t), 10^{-3})}\,u_t
 
-    The mask is scaled as in :class:`CautiousAdamW`; the authors' code for Lion still divides by
-    the paper's :math:`(\sum\phi_t + 1)/d`, which halves the steps of a single number.
+    The mask is scaled as in :class:`CautiousAdamW`; the authors' code for Lion divides by
+    :math:`(\sum\phi_t + 1)/d` over d elements, which halves the steps of a single number.
     """
 
     scope = Scope.TENSOR

@@ -19,7 +19,7 @@ class Grams(AdamW):
         \theta_t &= (1-\eta\lambda)\,\theta_{t-1} - \eta \operatorname{sign}(g_t)\,|u_t|
 
     with Adam's moments. The authors' code adds eps before the bias correction of the second moment,
-    the paper (algorithm 1) after it, as here.
+    the paper after it, as here.
     """
 
     defaults = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.0}

@@ -21,7 +21,7 @@ class LaProp(Rule):
         \theta_t &= (1-\eta_t\lambda)\,(\theta_{t-1} - \eta_t\,m_t / w_t)
 
     The lr inside the momentum is the authors' code's: steps taken at a larger lr weigh more. While
-    the lr is constant this is the paper's algorithm 1, where :math:`m_t / w_t` is
+    the lr is constant this is the paper's algorithm, where :math:`m_t / w_t` is
     :math:`m_t / (1-\beta_1^t)` without it. At an lr of 0 their code moves on by :math:`m_t`, here
     nothing moves. They keep lr and weight decay apart and ask to schedule both alike: that is the
     product :math:`\eta_t\lambda`.

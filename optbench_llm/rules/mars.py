@@ -31,9 +31,9 @@ class Mars(Rule):
             - \eta\,\frac{m_t / (1-\beta_1^t)}{\sqrt{v_t / (1-\beta_2^t)} + \epsilon}
 
     The norm is each tensor's own. As in the authors' code :math:`g_0 = 0`, so that the first
-    correction enlarges the first gradient; the paper's :math:`x_1 = x_0` would leave it alone.
-    Every tensor is corrected (``optimize_1d=True`` of their code, which by default gives all but
-    matrices to AdamW). The exact form, a second gradient of each batch, is not offered.
+    correction enlarges the first gradient. Every tensor is corrected (``optimize_1d=True`` of their
+    code, which by default gives all but matrices to AdamW). The exact form, with a second gradient
+    of each batch, is not offered.
     """
 
     scope = Scope.TENSOR

@@ -17,9 +17,9 @@ class Signum(Rule):
         m_t &= \mu m_{t-1} + (1-\mu) g_t \\
         \theta_t &= (1-\eta\lambda)\,\theta_{t-1} - \eta \operatorname{sign}(m_t)
 
-    Without momentum this is signSGD, which has no state. The paper has no weight decay: it is
-    decoupled here, as in the authors' sequel on the majority vote (arXiv:1810.05291, algorithm 1)
-    and its code; MXNet's Signum also knows a coupled one.
+    Without momentum this is signSGD, which has no state. Weight decay is decoupled, as in the
+    authors' code for the majority vote (arXiv:1810.05291) where it votes; where it does not, and by
+    default in MXNet's Signum, it is an L2 term of the gradient.
     """
 
     slots = (Slot("momentum_buffer"),)

@@ -18,7 +18,7 @@ def adopt(
     weight_decay: float,
     decouple: bool,
 ) -> Path:
-    """Taniguchi et al. 2024 (2411.02853), algorithm 2, with clips of t^(1/4) from t = 0."""
+    """Taniguchi et al. 2024 (2411.02853), clipped ADOPT with clips of t^(1/4) from t = 0."""
     beta1, beta2 = betas
     m, v = np.zeros_like(theta), np.zeros_like(theta)
     for t, step in enumerate(steps):
@@ -56,7 +56,7 @@ def ademamix(
     eps: float,
     weight_decay: float,
 ) -> Path:
-    """Pagliardini et al. 2024 (2409.03137), algorithm 1, with its two schedulers."""
+    """Pagliardini et al. 2024 (2409.03137), with its two schedulers."""
     beta1, beta2, beta3 = betas
     m1, m2, nu = np.zeros_like(theta), np.zeros_like(theta), np.zeros_like(theta)
     for t, step in enumerate(steps, 1):
@@ -80,7 +80,7 @@ def mars(
     eps: float,
     weight_decay: float,
 ) -> Path:
-    """Yuan et al. 2024 (2411.10438), algorithm 2 with the last step's gradient, first 0."""
+    """Yuan et al. 2024 (2411.10438), MARS-AdamW with the last step's gradient, first 0."""
     beta1, beta2 = betas
     m, v, last = np.zeros_like(theta), np.zeros_like(theta), np.zeros_like(theta)
     for t, step in enumerate(steps, 1):
@@ -99,7 +99,7 @@ def mars(
 def laprop(
     theta: np.ndarray, steps: Steps, *, betas: Betas, eps: float, weight_decay: float
 ) -> Path:
-    """Ziyin et al. 2020 (2002.04839), algorithm 1: a mean of normalised gradients weighted by lr.
+    """Ziyin et al. 2020 (2002.04839): a mean of normalised gradients weighted by lr.
 
     The mean is taken literally, over all steps so far.
     """

@@ -8,7 +8,7 @@ from oracles.step import Betas, Path, Steps
 
 
 def signum(theta: np.ndarray, steps: Steps, *, momentum: float, weight_decay: float) -> Path:
-    """Bernstein et al. 2018 (1802.04434), algorithm 2, decayed as in 1810.05291, algorithm 1."""
+    """Bernstein et al. 2018 (1802.04434), with the decay of their majority vote (1810.05291)."""
     m = np.zeros_like(theta)
     for step in steps:
         m = momentum * m + (1 - momentum) * step.g
@@ -25,7 +25,7 @@ def _masked(u: np.ndarray, g: np.ndarray) -> np.ndarray:
 def cautious_adamw(
     theta: np.ndarray, steps: Steps, *, betas: Betas, eps: float, weight_decay: float
 ) -> Path:
-    """Liang et al. 2024 (2411.16085), algorithm 2, with the scale of the authors' c_adamw.py."""
+    """Liang et al. 2024 (2411.16085), with the scale of the authors' c_adamw.py."""
     beta1, beta2 = betas
     m, v = np.zeros_like(theta), np.zeros_like(theta)
     for t, step in enumerate(steps, 1):
@@ -50,7 +50,7 @@ def cautious_lion(theta: np.ndarray, steps: Steps, *, betas: Betas, weight_decay
 def grams(
     theta: np.ndarray, steps: Steps, *, betas: Betas, eps: float, weight_decay: float
 ) -> Path:
-    """Cao et al. 2024 (2412.17107), algorithm 1, with AdamW's weight decay."""
+    """Cao et al. 2024 (2412.17107), with AdamW's weight decay."""
     beta1, beta2 = betas
     m, v = np.zeros_like(theta), np.zeros_like(theta)
     for t, step in enumerate(steps, 1):
