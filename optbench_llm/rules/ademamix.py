@@ -24,8 +24,9 @@ class AdEMAMix(Rule):
 
     The slow momentum is not bias-corrected. Over ``alpha_warmup`` steps :math:`\alpha_t` grows
     linearly from 0, over ``beta3_warmup`` steps the half-life of :math:`\beta_{3,t}` grows linearly
-    from that of :math:`\beta_1`; None leaves a warm-up out. The defaults are those of the authors'
-    code; their README's example takes alpha 8 and warms both up over the whole run.
+    from that of :math:`\beta_1`, without the 1e-8 that the authors' code adds to each beta against
+    log 0; None leaves a warm-up out. The defaults are those of the authors' code; their README's
+    example takes alpha 8 and warms both up over the whole run.
     """
 
     slots = (

@@ -15,7 +15,7 @@ ROWS: tuple[OptimizerInfo, ...] = (
         "ademamix", "AdEMAMix", "Pagliardini et al., The AdEMAMix Optimizer: Better, Faster, Older",
         2024, ADAPTIVE, "ademamix:AdEMAMix", url="https://arxiv.org/abs/2409.03137",
         category_is_ours=True,
-        notes="For long runs the paper warms alpha and beta3 up over all steps: alpha_warmup and"
+        notes="For long runs the authors warm alpha and beta3 up over all steps: alpha_warmup and"
         " beta3_warmup.",
     ),
     OptimizerInfo(
