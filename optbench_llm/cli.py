@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -50,6 +50,10 @@ def _message(error: ValueError | OSError) -> str:
     return str(error)
 
 
+def _echo_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
 def _print_version(asked: bool) -> None:
     if asked:
         typer.echo(f"optbench-llm {optbench_llm.__version__}")
@@ -87,7 +91,7 @@ def list_(
 
         selection = Selection(pattern, category, scope, year, since, max_state_bytes)
         if as_json:
-            typer.echo(json.dumps(list_json(selection), indent=2))
+            _echo_json(list_json(selection))
         else:
             print_list(selection)
 
@@ -102,7 +106,7 @@ def info(
         from optbench_llm.info_page import info_json, print_info
 
         if as_json:
-            typer.echo(json.dumps(info_json(name), indent=2))
+            _echo_json(info_json(name))
         else:
             print_info(name)
 
@@ -128,7 +132,7 @@ def memory(
 
         specs = None if optim is None else split_specs(optim)
         if as_json:
-            typer.echo(json.dumps(memory_json(model, specs), indent=2))
+            _echo_json(memory_json(model, specs))
         else:
             print_memory(model, specs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from optbench_llm.catalog import OptimizerInfo, list_optimizers, optimizer_info
@@ -70,7 +71,7 @@ def info_json(text: str) -> dict[str, Any]:
         "lr": info.lr,
         "lr_grid": list(info.lr_grid),
         "hyperparameters": {
-            name: {"default": default, "range": _range(rule, name)}
+            name: {"default": _plain(default), "range": _range(rule, name)}
             for name, default in _own_first(defaults).items()
         },
         "slots": [_slot(slot) for slot in info.slots] if rule else None,
@@ -79,6 +80,11 @@ def info_json(text: str) -> dict[str, Any]:
         "compatibility": _compatibility(rule),
         "equations": info.equations,
     }
+
+
+def _plain(default: Any) -> Any:
+    """Strict JSON has no infinity: its name stands for it."""
+    return str(default) if isinstance(default, float) and math.isinf(default) else default
 
 
 def _own_first(defaults: dict[str, Any]) -> dict[str, Any]:
@@ -188,25 +194,25 @@ def _running(facts: dict[str, Any]) -> list[tuple[str, str]]:
     lines += [
         ("declared lr", f"{facts['lr']:g}"),
         ("lr grid", ", ".join(f"{lr:g}" for lr in facts["lr_grid"])),
-        ("state", _state(facts)),
+        *_state(facts),
         ("storage", _storage(facts["storages"])),
     ]
     works = facts["compatibility"].items()
     return lines + [(where, says) for where, says in works]
 
 
-def _state(facts: dict[str, Any]) -> str:
+def _state(facts: dict[str, Any]) -> list[tuple[str, str]]:
     cost = facts["state_bytes_per_param"]
-    bytes_each = "" if cost is None else f"{cost:.3g} bytes per parameter of a large matrix"
+    if facts["slots"] is not None and not facts["slots"]:
+        return [("state", "none")]
+    told = "unknown" if cost is None else f"{cost:.3g} bytes per parameter of a large matrix"
     if facts["slots"] is None:
-        return f"kept by the provider: {bytes_each or 'unknown'}"
+        return [("state", f"the provider's: {told}")]
     slots = [
         f"{slot['name']} ({_shape(slot['shape'])}{', >= 0' if slot['positive'] else ''})"
         for slot in facts["slots"]
     ]
-    if not slots:
-        return "none"
-    return f"{bytes_each} in fp32, of {', '.join(slots)}"
+    return [("state", f"{told}, in fp32"), ("", ", ".join(slots))]
 
 
 def _shape(shape: str | tuple[int, ...]) -> str:

@@ -52,7 +52,7 @@ def memory_json(name: str, specs: Sequence[str] | None) -> dict[str, Any]:
 
 
 def _given_states(model: nn.Module, specs: Sequence[str]) -> list[State]:
-    return [state for spec in dict.fromkeys(specs) for state in states(model, spec)]
+    return list(dict.fromkeys(state for spec in specs for state in states(model, spec)))
 
 
 def _all_states(model: nn.Module) -> list[State]:

@@ -188,8 +188,9 @@ def test_an_unknown_model_is_refused_with_what_there_is(name, words, monkeypatch
 
 def test_the_page_is_sorted_by_total_and_adds_up():
     """Smallest first; weights, gradients and state make the total."""
-    facts = memory_json(TINY, ["adan", "lion", "sgd", "lion-8bit"])
+    facts = memory_json(TINY, ["adan", "lion@int8", "lion", "sgd", "lion-8bit"])
     rows = facts["optimizers"]
+    assert len(rows) == 3 + 3 + 1 + 1
     totals = [row["total_bytes"] for row in rows]
     assert totals == sorted(totals)
     assert {row["storage"] for row in rows if row["optimizer"] == "lion"} == {
