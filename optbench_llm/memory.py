@@ -23,6 +23,7 @@ from optbench_llm.models.fresh import GPT2_SIZES, find_architecture, read_config
 from optbench_llm.models.locate import OFFLINE_HINT, RANDOM, SMOLLM2, TINY_GPT2, locate
 from optbench_llm.paths import user_path
 from optbench_llm.rules.rule import STORAGES, Rule
+from optbench_llm.state_bytes import state_bytes
 
 # bitsandbytes tells everyone that an optional 4-bit kernel is missing.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
@@ -155,20 +156,6 @@ def _foreign_state(model: nn.Module, spec: str) -> State:
             found = " ".join(str(error).split())[:SHOWN_CHARS]
             return State(spec, None, None, f"not known without a step on a device ({found})")
         return State(spec, None, state_bytes(optimizer))
-
-
-def state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of all tensors in an optimizer's state, shared ones once."""
-    tensors = {id(tensor): tensor for tensor in _tensors(list(optimizer.state.values()))}
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (list, tuple, Mapping)):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _tensors(item)
 
 
 @contextmanager

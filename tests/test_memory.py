@@ -14,12 +14,12 @@ from optbench_llm.catalog.info import LARGE_MATRIX
 from optbench_llm.memory import (
     gradients_bytes,
     meta_model,
-    state_bytes,
     states,
     weights_bytes,
 )
 from optbench_llm.memory_page import memory_json
 from optbench_llm.models import load_model
+from optbench_llm.state_bytes import state_bytes
 
 TINY = "optbench:tiny-gpt2"
 PROVIDERS = [
@@ -137,6 +137,16 @@ def tensors_without_tables(optimizer):
         for name, value in state.items()
         if isinstance(value, torch.Tensor) and not name.startswith("qmap")
     ]
+
+
+def test_lists_of_tensors_count_and_shared_tensors_count_once():
+    """As in SOAP's preconditioners and in bitsandbytes' code tables."""
+    a, b = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([a, b], lr=0.1)
+    table = torch.zeros(256)
+    optimizer.state[a].update(table=table, parts=[torch.zeros(5), {"deep": torch.zeros(7)}])
+    optimizer.state[b].update(table=table, step=3)
+    assert state_bytes(optimizer) == 4 * (256 + 5 + 7)
 
 
 @pytest.mark.parametrize("name", GPT2)

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from optbench_llm.state_bytes import state_bytes
 from optbench_llm.training.memory import peak_memory_bytes, reset_peak_memory
 from optbench_llm.training.optimizer_clock import OptimizerClock, unwrapped
 
@@ -151,7 +152,7 @@ class OptBenchCallback(TrainerCallback, ExportableState):
         """Stop the clock; measure the state once it is there and again at the last step."""
         first = self._clock.stop()
         if first or state.global_step + 1 >= state.max_steps:
-            self.state_bytes = _state_bytes(self._optimizer)
+            self.state_bytes = state_bytes(self._optimizer)
 
     def on_step_end(
         self,
@@ -270,15 +271,6 @@ def _total(losses: list[Tensor]) -> Tensor:
 def _chained(digest: str, input_ids: Tensor) -> str:
     content = input_ids.detach().cpu().contiguous().numpy().tobytes()
     return hashlib.blake2b(bytes.fromhex(digest) + content, digest_size=16).hexdigest()
-
-
-def _state_bytes(optimizer: Any) -> int:
-    return sum(
-        value.numel() * value.element_size()
-        for state in optimizer.state.values()
-        for value in state.values()
-        if isinstance(value, Tensor)
-    )
 
 
 def _first_not_finite(model: torch.nn.Module) -> str | None:
