@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ MODULES = {
 }
 #: Packages that ``pip install 'optbench-llm[providers]'`` brings.
 EXTRA = ("schedulefree", "pytorch_optimizer", "prodigyopt")
+READ_FROM_GROUP = re.compile(r"""\bgroup\.get\(\s*['"](\w+)['"]""")
 GRAPH = "it differentiates the gradient, for which no Trainer keeps the graph of the backward pass"
 #: What no signature tells: why a class of a package cannot run under a Trainer.
 OUT_OF_REACH = {
@@ -229,8 +231,8 @@ def _is_optimizer(value: Any) -> bool:
 def _accepted(cls: type) -> dict[str, inspect.Parameter]:
     """The constructor's arguments after the first; ``**kwargs`` are those of the class above.
 
-    A class that swallows further names without passing them on is not believed: they would have no
-    effect.
+    A class that swallows further names without passing them on takes those that its code then reads
+    from its parameter groups; others would have no effect.
     """
     accepted: dict[str, inspect.Parameter] = {}
     for owner in cls.__mro__:
@@ -243,6 +245,9 @@ def _accepted(cls: type) -> dict[str, inspect.Parameter]:
         accepted = {**named, **accepted}
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
+        for name in READ_FROM_GROUP.findall(inspect.getsource(owner)):
+            optional = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
+            accepted.setdefault(name, optional)
     return {name: p for name, p in accepted.items() if name not in ("params", "defaults")}
 
 

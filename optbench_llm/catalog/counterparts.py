@@ -422,7 +422,7 @@ COMPARISONS: Mapping[str, Comparison] = {
             Counterpart(
                 P + "SWATS",
                 named(drop=("tolerance",), weight_decouple=False),
-                at={"eps": 1e-9},
+                at={"eps": 1e-4},
                 known="theirs switches the whole group as soon as one tensor's own estimate settles"
                 " within eps, ours when the model's does; here neither switches",
             ),
@@ -486,7 +486,7 @@ COMPARISONS: Mapping[str, Comparison] = {
                 P + "AdamMini",
                 takes_model=True,
                 known="theirs takes a weight whose name it does not know for one block, ours has a"
-                " block a row",
+                " block a row; on matrices of one row they agree within 1e-6",
                 agrees=False,
             ),
         ),
@@ -569,7 +569,8 @@ COMPARISONS: Mapping[str, Comparison] = {
                     "pre_conditioner_update_probability": h["preconditioner_update_probability"],
                     "max_size_triangular": h["max_precond_dim"],
                 },
-                known="theirs draws its probes at random, ours hashes them of step and position",
+                known="theirs draws its probes at random, ours hashes them of step and position;"
+                " theirs leaves out the damping; with both alike they agree within 1e-6",
                 agrees=False,
             ),
         ),
@@ -685,7 +686,7 @@ COMPARISONS: Mapping[str, Comparison] = {
                 named(weight_decouple=True, cautious=True),
                 note="cautious",
                 known="theirs divides by the mean of the mask plus one element, as the paper does,"
-                " ours by the mean",
+                " ours by the mean; told so, it agrees within 1e-6",
                 agrees=False,
             ),
         ),
