@@ -329,7 +329,9 @@ class RuleOptimizer(torch.optim.Optimizer):
                     own = _unit_numbers(h, unit)
                     key = (index, t, unit.role, unit.heads, *carry.values(), *fixed.values())
                     if key not in computed:
-                        numbers = {**rule.scalars(own, t, carry), **fixed}
+                        numbers = rule.scalars(own, t, carry)
+                        assert not numbers.keys() & fixed.keys(), (rule, fixed)
+                        numbers = {**numbers, **fixed}
                         named = self._scalars.named(rule, numbers)
                         vectors = (
                             self._scalars.vectors(named, len(computed))

@@ -151,7 +151,8 @@ class Rule:
     def scalars(h: Any, t: int, carry: Mapping[str, float]) -> dict[str, float]:
         """All numbers of step ``t`` (from 1), in float64 on the host.
 
-        A number that bears the name of a ``carry`` entry also becomes its next value.
+        A number that bears the name of a ``carry`` entry also becomes its next value. ``scale`` and
+        ``noise`` are names of the engine's.
         """
         raise NotImplementedError
 

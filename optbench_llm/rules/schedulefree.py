@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from optbench_llm.rules.hyperparameters import OPEN_FRACTION, REAL, Interval, Several
+from optbench_llm.rules.hyperparameters import NON_NEGATIVE, OPEN_FRACTION, REAL, Interval, Several
 from optbench_llm.rules.rule import Rule, Slot, Update, ema
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class AdamWScheduleFree(Rule):
         "betas": Several(OPEN_FRACTION, 2),
         "warmup_steps": Interval(0, integer=True),
         "r": REAL,
-        "weight_lr_power": REAL,
+        "weight_lr_power": NON_NEGATIVE,
     }
     carry = {"lr_max": 0.0, "weight_sum": 0.0}
 

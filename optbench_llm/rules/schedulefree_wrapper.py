@@ -11,7 +11,7 @@ from optbench_llm.rules.adadelta import AdaDelta
 from optbench_llm.rules.adagrad import AdaGrad
 from optbench_llm.rules.adam import Adam, AdamW
 from optbench_llm.rules.adamax import AdaMax
-from optbench_llm.rules.hyperparameters import OPEN_FRACTION, REAL
+from optbench_llm.rules.hyperparameters import NON_NEGATIVE, OPEN_FRACTION, REAL
 from optbench_llm.rules.lamb import Lamb
 from optbench_llm.rules.lars import Lars
 from optbench_llm.rules.novograd import NovoGrad
@@ -99,7 +99,7 @@ def schedulefree(base: type[Rule]) -> type[Rule]:
             **base.ranges,
             "schedulefree_momentum": OPEN_FRACTION,
             "schedulefree_r": REAL,
-            "schedulefree_weight_lr_power": REAL,
+            "schedulefree_weight_lr_power": NON_NEGATIVE,
         }
         carry = {**base.carry, **AdamWScheduleFree.carry}
         measure = None if base.measure is None else staticmethod(measure_at_z)

@@ -45,10 +45,13 @@ def make_parameter(shape: Shape, index: int, dtype: torch.dtype) -> torch.nn.Par
 
 
 def make_optimizer(params: list[torch.nn.Parameter], spec: str, **settings: Any) -> Any:
-    """An optimizer of ours; what the proof says of the parameters' role goes with them."""
+    """An optimizer of ours; what the proof says of the matrices' role goes with them."""
     proof = PROOFS.get(spec.partition("@")[0])
-    role = proof.role if proof else None
-    groups: Any = [{"params": params, "role": role}] if role else params
+    if proof is None or proof.role is None:
+        return ob.create_optimizer(params, spec, **settings)
+    groups = [{"params": [p for p in params if p.ndim > 1], "role": proof.role}]
+    if vectors := [p for p in params if p.ndim < 2]:
+        groups.append({"params": vectors, "role": "vector"})
     return ob.create_optimizer(groups, spec, **settings)
 
 
