@@ -83,7 +83,7 @@ def test_small_steps_survive(engine):
 
 
 def test_kahan_tracks_fp32():
-    """Parameter and residual together stay within a twentieth of bf16's resolution of the fp32 path."""
+    """Parameter and residual together stay at fp32's path, within 1/20 of bf16's resolution."""
     p, optimizer = make("adamw-bf16", lr=1e-4, rounding="kahan")
     step(p, optimizer, 200)
     exact = step(*make("adamw", torch.float32, lr=1e-4), 200)
