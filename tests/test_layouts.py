@@ -172,6 +172,17 @@ def test_gpt2_and_its_twin_of_linear_layers_take_the_same_steps(name):
     assert largest_difference(as_twin(model), ends) < 1e-7
 
 
+@pytest.mark.parametrize("name", ["muon", "adam-mini"])
+def test_compiled_steps_are_the_twins_too(name):
+    """Turned and cut weights, heads, one second moment for a norm: the compiled engine as well."""
+    model = gpt2()
+    twin = make_twin(model)
+    train(model, ob.create_optimizer(model, name, engine="compiled", **SETTINGS[name]))
+    train(twin, ob.create_optimizer(twin, name, engine="eager", **SETTINGS[name]))
+    ends = {key: p.detach() for key, p in twin.named_parameters()}
+    assert largest_difference(as_twin(model), ends) < 1e-7
+
+
 def stepped_without(name: str, *forgotten: str) -> float:
     """How far GPT-2 and its twin part when the optimizer does not know these keys of a group."""
     model = gpt2()

@@ -88,7 +88,8 @@ def test_an_lr_of_zero_in_the_middle_moves_nothing(name):
     for t in range(1, 4):
         take_step(optimizer, params, PROOFS[name].shapes, t)
     before = [p.detach().clone() for p in params]
-    optimizer.param_groups[0]["lr"] = 0.0
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
     take_step(optimizer, params, PROOFS[name].shapes, 4)
     assert all(torch.equal(p, old) for p, old in zip(params, before, strict=True))
 

@@ -37,10 +37,11 @@ class AdamMini(AdamW):
         exp_avg, exp_avg_sq = cls.slots
         if h.role == "bias":
             return cls.slots
-        if len(shape) < 2:
-            return exp_avg, replace(exp_avg_sq, shape="scalar")
         by_head = h.heads > 0 and h.role in ("query", "key")
-        return exp_avg, replace(exp_avg_sq, shape=(h.heads if by_head else shape[0],))
+        rows = shape[0] if len(shape) > 1 else 1
+        # A slot of one element and not a 0-dim one: torch 2.13 loses the sum that compiled float64
+        # code writes to a 0-dim tensor.
+        return exp_avg, replace(exp_avg_sq, shape=(h.heads if by_head else rows,))
 
     @staticmethod
     def update(p: Tensor, g: Tensor, s: Any, c: Any, sums: Any) -> Update:
