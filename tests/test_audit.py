@@ -148,13 +148,13 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_prints_json(capsys):
-    """Names separated by commas; the versions of what was compared stand beside."""
+    """Versions stand beside, and what prodigyopt prints when it is made does not get between."""
     from optbench_llm.audit.page import run_audits
 
-    run_audits(["sgd", "qhm"], steps=2, elements=800, as_json=True)
+    run_audits(["sgd", "prodigy"], steps=2, elements=800, as_json=True)
     found = json.loads(capsys.readouterr().out)
     assert found["versions"]["torch"] == torch.__version__
-    assert [one["spec"] for one in found["audits"]] == ["sgd", "qhm"]
+    assert [one["spec"] for one in found["audits"]] == ["sgd", "prodigy"]
     labels = [finding["label"] for finding in found["audits"][0]["findings"]]
     assert {"ours, eager", "torch:SGD", "torch:SGD fused"} <= set(labels)
 

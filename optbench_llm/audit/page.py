@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import metadata
@@ -29,7 +31,9 @@ def run_audits(specs: Sequence[str], *, steps: int, elements: int | None, as_jso
         comparison_for(spec)
     audits = []
     for spec in specs:
-        audits.append(audit(spec, steps, elements))
+        # Some packages print when they are used.
+        with contextlib.redirect_stdout(sys.stderr):
+            audits.append(audit(spec, steps, elements))
         if not as_json:
             print_audit(audits[-1])
     if as_json:
