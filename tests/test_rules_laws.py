@@ -94,6 +94,23 @@ def test_an_lr_of_zero_in_the_middle_moves_nothing(name):
     assert all(torch.equal(p, old) for p, old in zip(params, before, strict=True))
 
 
+@pytest.mark.parametrize("name", RULES)
+def test_a_gradient_that_is_not_finite_ends_in_the_parameter(name):
+    """There a run is seen to have diverged; torch's sign of NaN is 0, which would hide it."""
+    shapes = PROOFS[name].shapes
+    params, optimizer = make(name)
+    for t in range(1, 7):
+        set_gradients(params, shapes, t, gradient, pauses=False)
+        if t == 4:
+            for p in params:
+                assert p.grad is not None
+                p.grad[(0,) * p.ndim] = float("nan")
+        if optimizer.rule.observe:
+            optimizer.observe()
+        optimizer.step()
+    assert all(p.isnan().any() for p in params)
+
+
 @pytest.mark.parametrize("name", PLAIN_ELEMENT)
 def test_element_scope_commutes_with_splitting_and_permuting(name):
     """Halves stepped apart, or elements in another order, give the whole: FSDP relies on it."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from optbench_llm.rules.adam import AdamW
 from optbench_llm.rules.lion import Lion
-from optbench_llm.rules.rule import Scope, Update, ema
+from optbench_llm.rules.rule import Scope, Update, ema, sign
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,12 +65,12 @@ class CautiousLion(Lion):
 
     @staticmethod
     def measure(p: Tensor, g: Tensor, s: Any, c: Any) -> tuple[Tensor, ...]:
-        return count_agreement(ema(s.exp_avg, g, c.weight1).sign(), g)
+        return count_agreement(sign(ema(s.exp_avg, g, c.weight1)), g)
 
     @staticmethod
     def update(p: Tensor, g: Tensor, s: Any, c: Any, sums: Any) -> Update:
-        sign = ema(s.exp_avg, g, c.weight1).sign()
-        step = cautious(sign, g, sums) * c.lr
+        u = sign(ema(s.exp_avg, g, c.weight1))
+        step = cautious(u, g, sums) * c.lr
         return p * c.decay - step, {"exp_avg": ema(s.exp_avg, g, c.weight2)}
 
 
@@ -82,4 +82,4 @@ def count_agreement(u: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
 def cautious(u: Tensor, g: Tensor, sums: Any) -> Tensor:
     """The direction where it agrees with the gradient, enlarged by the share of what was cut."""
     share = (sums.agreeing / sums.elements).clamp(min=SMALLEST_SHARE)
-    return u.where(u * g > 0, 0.0) / share
+    return u * (u * g > 0) / share

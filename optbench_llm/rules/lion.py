@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from optbench_llm.rules.rule import Rule, Slot, Update, decoupled_decay, ema
+from optbench_llm.rules.rule import Rule, Slot, Update, decoupled_decay, ema, sign
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,5 +36,5 @@ class Lion(Rule):
 
     @staticmethod
     def update(p: Tensor, g: Tensor, s: Any, c: Any, sums: Any) -> Update:
-        sign = ema(s.exp_avg, g, c.weight1).sign()
-        return p * c.decay - sign * c.lr, {"exp_avg": ema(s.exp_avg, g, c.weight2)}
+        step = sign(ema(s.exp_avg, g, c.weight1)) * c.lr
+        return p * c.decay - step, {"exp_avg": ema(s.exp_avg, g, c.weight2)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from optbench_llm.rules.hyperparameters import NON_NEGATIVE, POSITIVE, Several
-from optbench_llm.rules.rule import Rule, Slot, Update
+from optbench_llm.rules.rule import Rule, Slot, Update, sign
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,4 +67,4 @@ class Rprop(Rule):
         grown = (s.step_size * c.eta_plus).where(agreement > 0, s.step_size)
         step_size = (s.step_size * c.eta_minus).where(turned, grown).clamp(c.smallest, c.largest)
         g = g.where(~turned, 0.0)
-        return p - g.sign() * step_size, {"previous_grad": g, "step_size": step_size}
+        return p - sign(g) * step_size, {"previous_grad": g, "step_size": step_size}

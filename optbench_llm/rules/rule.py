@@ -204,6 +204,11 @@ def ema(old: Tensor, new: Tensor, weight: Any) -> Tensor:
     return old + (new - old) * weight
 
 
+def sign(x: Tensor) -> Tensor:
+    """-1, 0 or 1, and NaN where x is NaN: torch's sign is 0 there, so that nobody would see it."""
+    return x.sign().where(x == x, x)
+
+
 def trust_ratio(norm: Tensor, step_norm: Tensor) -> Tensor:
     """``norm / step_norm``, 1 where either is 0."""
     ratio = norm / step_norm

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from optbench_llm.rules.hyperparameters import POSITIVE, Interval
 from optbench_llm.rules.newton_schulz import orthogonalise
-from optbench_llm.rules.rule import Rule, Scope, Slot, Update, decoupled_decay, ema
+from optbench_llm.rules.rule import Rule, Scope, Slot, Update, decoupled_decay, ema, sign
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +54,7 @@ class Scion(Rule):
         if s.outer_momentum_buffer is not None:
             m = ema(s.outer_momentum_buffer, g, c.weight)
             new = {"outer_momentum_buffer": m}
-            direction = m.sign() * (OUTER_RATIO / p.shape[-1])
+            direction = sign(m) * (OUTER_RATIO / p.shape[-1])
         else:
             m = ema(s.momentum_buffer, g, c.weight)
             new = {"momentum_buffer": m}

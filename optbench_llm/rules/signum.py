@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from optbench_llm.rules.rule import Rule, Slot, Update, decoupled_decay, ema
+from optbench_llm.rules.rule import Rule, Slot, Update, decoupled_decay, ema, sign
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +36,6 @@ class Signum(Rule):
     @staticmethod
     def update(p: Tensor, g: Tensor, s: Any, c: Any, sums: Any) -> Update:
         if s.momentum_buffer is None:
-            return p * c.decay - g.sign() * c.lr, {}
+            return p * c.decay - sign(g) * c.lr, {}
         m = ema(s.momentum_buffer, g, c.weight)
-        return p * c.decay - m.sign() * c.lr, {"momentum_buffer": m}
+        return p * c.decay - sign(m) * c.lr, {"momentum_buffer": m}
