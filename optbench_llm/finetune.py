@@ -13,10 +13,10 @@ from pydantic import ValidationError
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from optbench_llm.catalog import parse_spec
 from optbench_llm.data import DataSettings, data_fingerprint, load_data
 from optbench_llm.leaderboard.environment import describe_environment
 from optbench_llm.models import load_model, model_fingerprint
+from optbench_llm.providers import canonical_spec
 from optbench_llm.training.arguments import OptBenchArguments
 from optbench_llm.training.checkpoints import check_resumable
 from optbench_llm.training.flags import FlagParser, take
@@ -140,7 +140,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[FinetuneArguments, OptBenchArg
     namespace = parser.parse(argv)
     options = take(FinetuneArguments, namespace)
     if namespace.output_dir is None:
-        spec = parse_spec(namespace.optim).canonical
+        spec = canonical_spec(namespace.optim)
         namespace.output_dir = f"runs/finetune/{_slug(options.model)}-{_slug(spec)}"
     return options, take(OptBenchArguments, namespace)
 

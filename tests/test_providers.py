@@ -19,6 +19,7 @@ from optbench_llm.leaderboard.optimizer_settings import (
     declared_lr,
     takes_weight_decay,
 )
+from optbench_llm.leaderboard.recipe import load_recipe, override
 from optbench_llm.providers import check_arguments
 from optbench_llm.training.optimizer_clock import unwrapped
 
@@ -200,6 +201,28 @@ def test_the_authors_schedule_free_is_evaluated_and_saved_at_x(tmp_path):
     for name, value in one.items():
         assert torch.allclose(value, x[name], atol=1e-6), name
     assert max(float((y[name] - value).abs().max()) for name, value in x.items()) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("spec", "demands"),
+    [
+        ("schedulefree:SGDScheduleFree", True),
+        ("pytorch_optimizer:ScheduleFreeAdamW", True),
+        ("adamw-schedulefree", True),
+        ("torch:AdamW", False),
+        ("adamw", False),
+        ("hf:schedule_free_adamw", False),
+    ],
+)
+def test_a_schedule_free_method_gets_a_constant_lr_from_any_provider(tmp_path, spec, demands):
+    """In a Trainer and in a recipe; transformers' own keep what transformers gives them."""
+    run = trainer(tmp_path, optim=spec, learning_rate=0.01)
+    assert run.choice is not None
+    chosen = run.choice.scheduler_type(run.args)
+    recipe = load_recipe(write_recipe(tmp_path, f"{{spec: '{spec}', lr: 0.01}}"))
+    recipe = override(recipe, {"training.schedule": "linear"})
+    planned = recipe.schedule_of(recipe.optimizers[0])
+    assert (chosen.value, planned) == (("constant",) * 2 if demands else ("linear",) * 2)
 
 
 TWINS = {

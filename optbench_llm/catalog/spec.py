@@ -48,6 +48,17 @@ class Spec:
         """The catalog's row with the wrappers around it; None for a provider's optimizer."""
         return None if self.provider else wrapped_info(BY_NAME[self.name], self.wrappers)
 
+    @property
+    def demands_constant_lr(self) -> bool:
+        """Whether the method itself demands a constant learning rate.
+
+        Of a provider's class only the name tells; transformers' own optimizers (``hf:``) keep the
+        schedule that its Trainer gives them.
+        """
+        if self.info is not None:
+            return self.info.schedule == "constant"
+        return self.provider != "hf" and "schedulefree" in _normalised(self.name)
+
     def rule_class(self) -> type[Rule]:
         """The rule with its wrappers. Raises ValueError where no rule of ours runs it."""
         if self.info is None:

@@ -178,8 +178,7 @@ class Recipe(Section):
         """The learning rate schedule of one row: its own, the one its method demands, or all's."""
         if entry.schedule is not None:
             return entry.schedule
-        info = parse_spec(entry.spec).info
-        return "constant" if info and info.schedule == "constant" else self.training.schedule
+        return "constant" if parse_spec(entry.spec).demands_constant_lr else self.training.schedule
 
     def lr_of(self, entry: OptimizerEntry) -> float:
         """The learning rate of one row: its own, or the recipe's.

@@ -188,8 +188,7 @@ _FIRST_TO_GO = ("steps", "peak_mem_bytes", "optimizer_step_ms", "state_bytes_per
 
 
 def _schedule(row: Row) -> str:
-    info = parse_spec(row["optimizer"]).info
-    demanded = info is not None and row["schedule"] == info.schedule == "constant"
+    demanded = row["schedule"] == "constant" and parse_spec(row["optimizer"]).demands_constant_lr
     return f"{row['label']} {row['schedule']}{', as the method demands' if demanded else ''}"
 
 

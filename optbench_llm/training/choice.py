@@ -135,8 +135,7 @@ class OptimizerChoice:
         Left alone it is the default of the arguments' class (linear for ``auto``), or constant
         (after the warm-up that ``args`` ask for) where the catalog says that the method demands it.
         """
-        info = parse_spec(self.spec).info
-        demands_constant = info is not None and info.schedule == "constant"
+        demands_constant = parse_spec(self.spec).demands_constant_lr
         if _is_changed(args, "lr_scheduler_type"):
             asked = SchedulerType(args.lr_scheduler_type)
             if demands_constant and asked not in CONSTANT_SCHEDULES:

@@ -13,8 +13,8 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-from optbench_llm.catalog import parse_spec
 from optbench_llm.data import make_collator
+from optbench_llm.providers import canonical_spec
 from optbench_llm.training.arguments import OptBenchArguments
 from optbench_llm.training.evaluation import mean_token_loss
 from optbench_llm.training.mixin import OptBenchTrainer
@@ -120,13 +120,12 @@ def _record(trainer: OptBenchTrainer, validation: object | None) -> RunRecord:
     hyperparameters = trainer.effective_hyperparameters or []
     assert trainer.choice is not None
     assert trainer.model is not None
-    spec = parse_spec(trainer.choice.spec)
     parameters = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     steps_wall_s = measured.train_wall_s - measured.compile_s
     return RunRecord(
         status="done" if reason is None else "diverged",
         reason=reason,
-        optimizer=spec.canonical,
+        optimizer=canonical_spec(trainer.choice.spec),
         train_loss=math.fsum(losses) / len(losses) if losses else None,
         first_loss=losses[0] if losses else None,
         last_loss=losses[-1] if losses else None,
