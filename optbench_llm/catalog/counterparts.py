@@ -94,6 +94,13 @@ COUPLED = named(weight_decouple=False)
 DECOUPLED = named(weight_decouple=True)
 
 P = "pytorch_optimizer:"
+WRAPPER = ("schedulefree_momentum", "schedulefree_r", "schedulefree_weight_lr_power")
+
+
+def wrapper(settings: Settings) -> dict[str, Any]:
+    """Arguments of a schedule-free wrapper, which are not its base's."""
+    return {name.removeprefix("schedulefree_"): settings[name] for name in WRAPPER}
+
 
 COMPARISONS: Mapping[str, Comparison] = {
     "sgd": Comparison(
@@ -698,5 +705,25 @@ COMPARISONS: Mapping[str, Comparison] = {
     "grams": Comparison(
         ADAM,
         (Counterpart(P + "Grams", DECOUPLED),),
+    ),
+    "schedulefree+sgd": Comparison(
+        {
+            "lr": 0.2,
+            "momentum": 0.0,
+            "dampening": 0.0,
+            "nesterov": False,
+            "weight_decay": 0.1,
+            "schedulefree_momentum": 0.8,
+            "schedulefree_r": 0.5,
+            "schedulefree_weight_lr_power": 1.5,
+        },
+        (
+            Counterpart(
+                P + "ScheduleFreeWrapper",
+                wrapper,
+                base="torch:SGD",
+                base_arguments=named(drop=WRAPPER),
+            ),
+        ),
     ),
 }
