@@ -20,6 +20,7 @@ from optbench_llm.audit.implementations import (
 from optbench_llm.audit.timing import Timed, block_shapes, take_turns
 from optbench_llm.catalog import parse_spec
 from optbench_llm.rules.rule import Scope
+from optbench_llm.state_bytes import state_bytes
 
 #: One block of GPT-2; a third of its width for rules that factorise matrices.
 DEFAULT_ELEMENTS = 7_087_872
@@ -121,5 +122,5 @@ def _timed(finding: Finding, all_timed: Mapping[str, Timed], failed: Mapping[str
         finding,
         step_ms=timed.step_ms,
         ratio=timed.step_ms / min(own) if own else None,
-        state_bytes=timed.state_bytes,
+        state_bytes=state_bytes(timed.optimizer),
     )

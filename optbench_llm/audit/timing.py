@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from optbench_llm.audit.deviation import OBSERVED_SAMPLES, observes, switch
 from optbench_llm.audit.implementations import Shape, random_values
@@ -49,11 +49,6 @@ class Timed:
         """Count of elements of all parameters."""
         return sum(p.numel() for p in self.params)
 
-    @property
-    def state_bytes(self) -> int:
-        """Bytes of all tensors that the optimizer keeps from step to step."""
-        return sum(map(_tensor_bytes, self.optimizer.state.values()))
-
 
 def take_turns(all_timed: Mapping[str, Timed], steps: int) -> dict[str, str]:
     """Step all in turn, each round begun by another one, so that a noisy moment spares nobody.
@@ -87,13 +82,3 @@ def block_shapes(elements: int, *, matrices: bool) -> list[Shape]:
     weights = [(3 * width, width), (width, width), (4 * width, width), (width, 4 * width)]
     vectors = [(rows,) for rows, _ in weights] + [(width,)] * 4
     return weights if matrices else [*weights, *vectors]
-
-
-def _tensor_bytes(value: Any) -> int:
-    if isinstance(value, Tensor):
-        return value.numel() * value.element_size()
-    if isinstance(value, Mapping):
-        return sum(map(_tensor_bytes, value.values()))
-    if isinstance(value, (list, tuple)):
-        return sum(map(_tensor_bytes, value))
-    return 0
