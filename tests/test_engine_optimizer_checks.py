@@ -150,3 +150,23 @@ def test_model_scope_sums_over_all_parameters() -> None:
         p.grad = torch.full_like(p, 2.0)
     RuleOptimizer(params, UnitStep).step()
     assert torch.allclose(torch.cat([p.detach() for p in params]), torch.full((4,), -0.5))
+
+
+@pytest.mark.parametrize("name", ["muon", "scion"])
+def test_an_unknown_role_is_refused(name: str) -> None:
+    """A misspelt one would hand the group to the companion, or to none of the rule's cases."""
+    groups = [{"params": [nn.Parameter(torch.ones(2, 2))], "role": "hidden"}]
+    with pytest.raises(ValueError, match=rf"{name}.*role 'hidden'.*expected one of.*matrix"):
+        ob.create_optimizer(groups, name)
+
+
+def test_kernels_that_are_no_matrix_in_memory_are_refused() -> None:
+    """Muon steps (out, rest) in place; the gradient alone may lie in any order."""
+    layer = nn.Conv2d(3, 4, 2)
+    optimizer = ob.create_optimizer(layer, "muon")
+    layer.weight.grad = torch.ones(4, 3, 2, 2).to(memory_format=torch.channels_last)
+    optimizer.step()
+    assert optimizer.state[layer.weight]["step"] == 1
+    other = nn.Conv2d(3, 4, 2).to(memory_format=torch.channels_last)
+    with pytest.raises(ValueError, match=r"muon.*\(4, 3, 2, 2\).*contiguous_format"):
+        ob.create_optimizer(other, "muon")

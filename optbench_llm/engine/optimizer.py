@@ -27,7 +27,7 @@ from optbench_llm.engine.state import (
 from optbench_llm.engine.storage import Storage, check_storage, storage_for
 from optbench_llm.engine.units import Unit, units_of
 from optbench_llm.rules.hyperparameters import check_hyperparameters
-from optbench_llm.rules.rule import COMPANION, MATRIX_ROLES, Rule, Scope, Slot
+from optbench_llm.rules.rule import COMPANION, MATRIX_ROLES, ROLES, Rule, Scope, Slot
 
 ENGINES = ("auto", "eager", "compiled")
 #: Below this many elements a compiled step does not repay its compilation in a usual run.
@@ -99,21 +99,17 @@ class RuleOptimizer(torch.optim.Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its hyperparameters are checked as the constructor's are.
 
-        Raises ValueError for a group without a ``role`` where the rule must know it.
+        Raises ValueError for a group without a known ``role`` where the rule must know it, and for
+        parameters that are no matrices there.
         """
         rule = self.rule_for(param_group)
+        if self.rule.by_layout:
+            self._check_layout(param_group, rule)
         prefix = "" if rule is self.rule else COMPANION
         own = {name: self.defaults[prefix + name] for name in rule.settings()}
         kept = (*GROUP_KEYS, *(rule.carry if rule.scope is Scope.MODEL else ()))
         given = {k: v for k, v in param_group.items() if k not in kept}
         checked = check_hyperparameters(self.spec, {**own, **given}, rule)
-        if rule.by_layout and "role" not in param_group:
-            raise ValueError(
-                f"optimizer {self.spec!r} must know what each parameter is: pass the model, or"
-                " groups that say it, such as {'params': [...], 'role': 'matrix'}"
-            )
-        if rule.by_layout and param_group["role"] in MATRIX_ROLES:
-            self._check_matrices(param_group)
         about = {k: v for k, v in param_group.items() if k in kept}
         super().add_param_group({**about, **checked, "spec": self.spec})
         for name in self.defaults.keys() - rule.defaults.keys():
@@ -123,12 +119,30 @@ class RuleOptimizer(torch.optim.Optimizer):
             for name, value in {**rule.carry, "step": 0}.items():
                 self.param_groups[-1].setdefault(name, start.get(name, value))
 
-    def _check_matrices(self, group: dict[str, Any]) -> None:
+    def _check_layout(self, group: dict[str, Any], rule: type[Rule]) -> None:
+        if "role" not in group:
+            raise ValueError(
+                f"optimizer {self.spec!r} must know what each parameter is: pass the model, or"
+                " groups that say it, such as {'params': [...], 'role': 'matrix'}"
+            )
+        role = group["role"]
+        if role not in ROLES:
+            raise ValueError(
+                f"optimizer {self.spec!r}: a group has the role {role!r}, expected one of"
+                f" {', '.join(sorted(ROLES))}"
+            )
         for p in [group["params"]] if _is_tensor(group["params"]) else group["params"]:
-            if p.ndim < 2:
+            shape = tuple(p.shape)
+            if role in MATRIX_ROLES and p.ndim < 2:
                 raise ValueError(
-                    f"optimizer {self.spec!r}: a group of role {group['role']!r} has a parameter of"
-                    f" shape {tuple(p.shape)}; give it a group of role 'bias', 'norm' or 'vector'"
+                    f"optimizer {self.spec!r}: a group of role {role!r} has a parameter of"
+                    f" shape {shape}; give it a group of role 'bias', 'norm' or 'vector'"
+                )
+            if rule.by_layout and p.ndim > 2 and not p.is_contiguous():
+                raise ValueError(
+                    f"optimizer {self.spec!r} steps a weight of shape {shape} as a matrix, which it"
+                    " is not in this memory format; use"
+                    " model.to(memory_format=torch.contiguous_format)"
                 )
 
     def rule_for(self, group: dict[str, Any]) -> type[Rule]:
@@ -356,7 +370,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         stages: tuple[str, ...],
     ) -> Work:
         assert p.grad is not None
-        view, g = unit.view(p.detach()), unit.view(p.grad.detach())
+        g = p.grad.detach()
+        view, g = unit.view(p.detach()), unit.view(g.contiguous() if unit.flattened else g)
         slots = slots_of(rule, view, h)
         phases = self._phases_for(rule, view, slots)
         make_missing_slots(self.state[p], view, g, slots, phases, h, unit.suffix)

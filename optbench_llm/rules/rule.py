@@ -19,6 +19,8 @@ Initial = Callable[["Tensor", "Tensor", Any], "Tensor"]
 STORAGES = ("fp32", "bf16", "int8")
 #: Roles of weights that are used as linear maps.
 MATRIX_ROLES = frozenset({"matrix", "query", "key", "value"})
+#: All that a parameter may be to a rule by layout; see ``params.py``.
+ROLES = MATRIX_ROLES | {"embedding", "head", "norm", "bias", "vector"}
 #: Before the names of a companion's hyperparameters.
 COMPANION = "companion_"
 Update = tuple["Tensor", dict[str, "Tensor"]]
