@@ -20,9 +20,10 @@ STORED = [f"{name}@{storage}" for name in CASES for storage in ("bf16", "int8")]
 #: Distance of the displacements after 20 steps, relative, in the 2-norm.
 SHORT = {"bf16": 0.01, "int8": 0.03}
 #: The same after 150 steps of noisy gradients whose elements differ widely in size, and how far the
-#: displacement's length may stray. Adan's four slots are the worst.
+#: displacement's length may stray. Adan's four slots are the worst; Cautious Lion, whose mask sees
+#: small momenta rounded to 0, is 6 % shorter, and 7 % after ten times as many steps.
 LONG = {"bf16": 0.02, "int8": 0.4}
-LONG_LENGTH = 0.05
+LONG_LENGTH = 0.08
 
 
 def create_or_skip(params: Any, spec: str, **h: Any) -> Any:
