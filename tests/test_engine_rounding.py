@@ -42,6 +42,16 @@ def test_nearest_is_torchs_cast():
     assert torch.equal(bf16_to_nearest(x), x.bfloat16().float())
 
 
+def test_no_nan_is_rounded_to_a_number():
+    """Whatever its bits; those of a GPU are all ones but the sign, and one more wraps around."""
+    bits = [0x7FFFFFFF, -1, 0x7FC00000, 0x7F800001, 0x7F800000, -0x800000]
+    x = torch.tensor(bits, dtype=torch.int32).view(torch.float32)
+    expected = torch.tensor([float("nan")] * 4 + [float("inf"), -float("inf")])
+    for rounded in (bf16_to_nearest(x), bf16_stochastic(x, noise_key(1, 0), 0)):
+        assert torch.equal(rounded.nan_to_num(7), expected.nan_to_num(7))
+        assert torch.equal(rounded.isnan(), expected.isnan())
+
+
 def test_stochastic_rounding_takes_a_neighbour_and_is_right_in_the_mean():
     """Up as often as the value lies above the lower neighbour."""
     x = numbers()
@@ -78,7 +88,8 @@ def test_small_steps_survive(engine):
     kahan = step(*make("adamw-bf16", lr=1e-4, rounding="kahan", engine=engine), 200)
     assert (kahan - 0.98).abs().max() < 2**-8
     stochastic = step(*make("adamw-bf16", lr=1e-4, engine=engine), 200)
-    assert abs(stochastic.mean() - 0.98) < 2e-4
+    # Five of the mean's standard deviations: 1.4e-4, over 4096 walks of 200 steps.
+    assert abs(stochastic.mean() - 0.98) < 7e-4
     assert stochastic.std() > 1e-3
 
 

@@ -23,21 +23,22 @@ KEY_BITS = 24
 
 
 def bf16_to_nearest(x: Tensor) -> Tensor:
-    """fp32 values rounded to the nearest bf16, ties to even, still as fp32."""
+    """fp32 values rounded to the nearest bf16, ties to even, still as fp32; NaN stays NaN."""
     bits = x.view(torch.int32)
     rounded = bits + 0x7FFF + ((bits >> 16) & 1)
-    return (rounded & ~LOW_BITS).view(torch.float32)
+    return _unless_nan(x, rounded)
 
 
 def bf16_stochastic(x: Tensor, key: Tensor | float, start: int) -> Tensor:
     """fp32 values rounded to one of the two bf16 neighbours, in the mean to ``x``; still as fp32.
 
     ``key`` is a :func:`noise_key`, ``start`` the position of the first element in its parameter.
+    NaN stays NaN.
     """
     position = torch.arange(start, start + x.numel(), device=x.device).view(x.shape)
-    noise = _mixed(_mixed(position) + torch.as_tensor(key, device=x.device).long() * 0x9E3779)
-    bits = x.view(torch.int32) + (noise & LOW_BITS).int()
-    return (bits & ~LOW_BITS).view(torch.float32)
+    shift = torch.as_tensor(key, device=x.device).long() * 0x9E3779
+    noise = _mixed((_mixed(position) + shift) & MASK)
+    return _unless_nan(x, x.view(torch.int32) + (noise & LOW_BITS).int())
 
 
 def noise_key(t: int, parameter: int) -> int:
@@ -46,6 +47,11 @@ def noise_key(t: int, parameter: int) -> int:
     x = ((x ^ (x >> 16)) * 0x45D9F3B) & MASK
     x = ((x ^ (x >> 15)) * 0x45D9F3B) & MASK
     return (x ^ (x >> 16)) & ((1 << KEY_BITS) - 1)
+
+
+def _unless_nan(x: Tensor, bits: Tensor) -> Tensor:
+    """The bf16 numbers of these bits; the sums behind the bits of a NaN may wrap around to 0."""
+    return (bits & ~LOW_BITS).view(torch.float32).where(~x.isnan(), x)
 
 
 def _mixed(x: Tensor) -> Tensor:
