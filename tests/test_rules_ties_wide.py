@@ -214,6 +214,19 @@ def test_what_the_model_amounts_to_survives_a_checkpoint(name):
     assert not close(params, forgetful.param_groups[0]["params"])
 
 
+@pytest.mark.parametrize("name", ["prodigy", "apollo"])
+@pytest.mark.parametrize("at", [1, 5])
+def test_one_huge_gradient_leaves_parameters_finite(name, at):
+    """Its square is beyond fp32's range; the authors' codes survive it too."""
+    p = make_parameter(Shape((5, 8)), 0, torch.float32)
+    optimizer = ob.create_optimizer([p], name, engine="eager")
+    for t in range(1, 10):
+        p.grad = torch.from_numpy(gradient((5, 8), 0, t)).float()
+        p.grad[0, 0] = 1e20 if t == at else 1.0
+        optimizer.step()
+        assert p.isfinite().all(), t
+
+
 @pytest.mark.parametrize(("lr", "warned"), [(1e-3, 1), (0.1, 0), (1.0, 0), (10.0, 0), (50.0, 1)])
 def test_prodigy_cautions_against_the_lr_of_another_method(lr, warned):
     """One warning, that says what lr does here and what to set."""

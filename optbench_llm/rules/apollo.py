@@ -62,6 +62,8 @@ class Apollo(Rule):
         size = sums.direction_4**0.25 + c.eps
         unit = s.direction / size
         missing = (sums.change_along + sums.curvature_along) / (size * size)
+        # Beyond fp32's range of the norm there is no direction to fit along: inf / inf.
+        missing = missing.where(size.isfinite(), 0.0)
         hessian = s.approx_hessian - unit * unit * missing
         direction = m / hessian.abs().clamp(min=SMALLEST_CURVATURE) + p * c.weight_decay
         new = {"exp_avg": m, "approx_hessian": hessian, "direction": direction}

@@ -122,8 +122,9 @@ class Prodigy(Rule):
     @staticmethod
     def update(p: Tensor, g: Tensor, s: Any, c: Any, sums: Any) -> Update:
         g = g + p * c.l2
-        m = ema(s.exp_avg, g * c.d, c.weight1)
-        v = ema(s.exp_avg_sq, g * g * (c.d * c.d), c.weight2)
+        scaled = g * c.d
+        m = ema(s.exp_avg, scaled, c.weight1)
+        v = ema(s.exp_avg_sq, scaled * scaled, c.weight2)
         step = m / (v.sqrt() + sums.d * c.eps) * c.step_size
         gathered = s.s * c.beta3 + g * c.weight_s
         return p * c.decay - step, {"exp_avg": m, "exp_avg_sq": v, "s": gathered}
