@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from oracles.comparison import ALL_SHAPES, constant_lr, run_rule
+
+import optbench_llm as ob
 
 ADAM = {"betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.0}
 
@@ -27,6 +30,20 @@ def test_lmflows_lars_without_decay_and_momentum_is_sgd():
     assert close(final("lars-lmflow", **settings), sgd)
     assert not close(final("lars", **settings), sgd)
     assert not close(final("lars-lmflow", **{**settings, "weight_decay": 0.1}), sgd)
+
+
+@pytest.mark.parametrize(
+    ("name", "defaults"),
+    [
+        ("lars-lmflow", {"lr": 0.01, "momentum": 0.0, "trust_coefficient": 0.01, "eps": 1e-8}),
+        ("nadam-lmflow", {"lr": 2e-3, "betas": (0.9, 0.999), "momentum_decay": 4e-3}),
+        ("sophia-lmflow", {"lr": 1e-4, "beta1": 0.965, "rho": 0.04, "weight_decay": 0.1}),
+    ],
+)
+def test_defaults_are_those_of_lmflows_classes(name, defaults):
+    """Of its code's signatures; the text beside them names others."""
+    ours = ob.optimizer_info(name).defaults
+    assert {key: ours[key] for key in defaults} == defaults
 
 
 def test_lmflows_sophia_without_momentum_is_sgd_at_lr_over_rho():

@@ -26,7 +26,7 @@ class LarsLMFlow(Lars):
     weight decay nor momentum.
     """
 
-    defaults = {**Lars.defaults, "lr": 1e-3, "momentum": 0.0, "trust_coefficient": 1e-2}
+    defaults = {**Lars.defaults, "lr": 1e-2, "momentum": 0.0, "trust_coefficient": 1e-2}
 
     @staticmethod
     def scalars(h: Any, t: int, carry: Any) -> dict[str, float]:
