@@ -60,7 +60,10 @@ def test_lookahead_with_alpha_1_is_every_base_that_it_can_wrap(name):
 
     def walk(spec: str, **more: Any) -> list[torch.Tensor]:
         params = [make_parameter(shape, i, torch.float32) for i, shape in enumerate(proof.shapes)]
-        groups: Any = [{"params": params, "role": proof.role}] if proof.role else params
+        groups: Any = params
+        if proof.role:
+            roles = [proof.role if p.ndim > 1 else "vector" for p in params]
+            groups = [{"params": [p], "role": role} for p, role in zip(params, roles, strict=True)]
         optimizer = ob.create_optimizer(groups, spec, engine="eager", **CASES[name][0], **more)
         for t in range(1, 7):
             take_step(optimizer, params, proof.shapes, t)
@@ -161,3 +164,15 @@ def test_schedule_free_adam_remembers_no_more_than_the_authors_combination():
     h = type("Settings", (), info.defaults)
     slots = [slot.name for slot in info.rule_class().slots_for((5, 8), h)]
     assert slots == ["exp_avg_sq", "z"]
+
+
+def test_ranger_refuses_to_do_without_eps():
+    """A column is centralized to 0, and 0 / 0 would follow; with eps it stays where it is."""
+    column = torch.nn.Parameter(torch.ones(4, 1))
+    with pytest.raises(ValueError, match=r"eps=0\.0 is out of range"):
+        ob.create_optimizer([column], "ranger", eps=0.0)
+    optimizer = ob.create_optimizer([column], "ranger", eps=1e-30)
+    for t in range(1, 10):
+        column.grad = torch.full((4, 1), float(t))
+        optimizer.step()
+    assert torch.equal(column, torch.ones(4, 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from optbench_llm.rules.hyperparameters import FLAG
+from optbench_llm.rules.hyperparameters import FLAG, POSITIVE
 from optbench_llm.rules.lookahead import lookahead
 from optbench_llm.rules.radam import RAdam
 from optbench_llm.rules.rule import Scope, Update, decoupled_decay
@@ -31,7 +31,8 @@ class CentralizedRAdam(RAdam):
         "weight_decay": 0.0,
         "use_gc": True,
     }
-    ranges = {"use_gc": FLAG}
+    # Rows of one element have a mean that takes all of them: 0 / 0 without eps.
+    ranges = {"eps": POSITIVE, "use_gc": FLAG}
 
     @staticmethod
     def scalars(h: Any, t: int, carry: Any) -> dict[str, float]:
