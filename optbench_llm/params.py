@@ -53,7 +53,7 @@ def param_groups(
 
     - ``conv1d``: transformers' Conv1D weights, stored (in, out), for rules that look at output
       channels or layouts.
-    - ``role``, for rules by layout: ``embedding`` (of positions too, and tied heads), ``head``,
+    - ``role``, for rules by layout: ``embedding`` (of positions too), ``head`` (tied ones too),
       ``norm``, ``bias``, ``query``, ``key``, ``value``, ``matrix`` (every other weight of two
       dimensions and more), ``vector``. LoRA's matrices are ``matrix``, whatever they adapt.
     - ``parts``, for rules by layout: (role, rows, attention heads) of each part of an (out, in)
@@ -134,10 +134,10 @@ def _layout(
         return Layout("vector")
     if "lora_" in name:
         return Layout("matrix")
-    if isinstance(module, nn.Embedding):
-        return Layout("embedding")
     if is_head:
         return Layout("head")
+    if isinstance(module, nn.Embedding):
+        return Layout("embedding")
     conv1d = isinstance(module, Conv1D)
     role, parts = _role_and_parts(modules, prefix, p.shape[-1 if conv1d else 0])
     return Layout(role, conv1d, parts)

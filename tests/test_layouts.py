@@ -81,6 +81,9 @@ class Twin(nn.Module):
         self.h = nn.ModuleList(Block() for _ in range(2))
         self.ln_f = nn.LayerNorm(WIDTH)
 
+    def get_output_embeddings(self) -> nn.Module:
+        return self.wte
+
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.wte(tokens) + self.wpe.weight[: tokens.shape[1]]
         for block in self.h:

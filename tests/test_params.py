@@ -286,12 +286,10 @@ def roles(model: Any) -> dict[str, str]:
 
 
 def test_roles_of_gpt2(gpt2):
-    """Embeddings, the tied head among them, norms, biases; every Conv1D is a hidden matrix."""
+    """The tied head, positions, norms, biases; every Conv1D is a hidden matrix."""
     found = roles(gpt2)
-    assert {name for name, role in found.items() if role == "embedding"} == {
-        "transformer.wte.weight",
-        "transformer.wpe.weight",
-    }
+    assert found["transformer.wte.weight"] == "head"
+    assert found["transformer.wpe.weight"] == "embedding"
     for name, role in found.items():
         if name.endswith("bias"):
             assert role == "bias", name
@@ -359,10 +357,10 @@ def test_a_rule_for_matrices_needs_one():
 
 
 def test_a_companion_decays_by_its_own_weight_decay(gpt2):
-    """Muon's reaches hidden matrices, the companion's the embeddings, none norms and biases."""
+    """Muon's reaches hidden matrices, the companion's embeddings and head, none the vectors."""
     settings = {"weight_decay": 0.1, "companion_weight_decay": 0.3, "companion_lr": 0.5}
     optimizer: Any = ob.create_optimizer(gpt2, "muon", **settings)
     decays = {group["role"]: group["weight_decay"] for group in optimizer.param_groups}
-    assert decays == {"matrix": 0.1, "embedding": 0.3, "norm": 0.0, "bias": 0.0}
+    assert decays == {"matrix": 0.1, "head": 0.3, "embedding": 0.3, "norm": 0.0, "bias": 0.0}
     lrs = {group["role"]: group["lr"] for group in optimizer.param_groups}
-    assert lrs == {"matrix": 0.02, "embedding": 0.5, "norm": 0.5, "bias": 0.5}
+    assert lrs == {"matrix": 0.02, "head": 0.5, "embedding": 0.5, "norm": 0.5, "bias": 0.5}

@@ -11,8 +11,10 @@ from optbench_llm.rules.rule import Rule, Scope, Slot, Update, decoupled_decay, 
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Radius of embedding and head over that of the hidden layers, for language models of the authors.
-OUTER_RATIO = 60.0
+#: Radius of the head over that of the hidden layers, in the authors' models with tied heads.
+HEAD_RATIO = 60.0
+#: Radius of an embedding over that of the hidden layers, in their model with a head of its own.
+EMBEDDING_RATIO = 1 / 3
 
 
 class Scion(Rule):
@@ -23,12 +25,15 @@ class Scion(Rule):
         \theta_t &= (1 - \eta\lambda)\,\theta_{t-1} - \eta\rho\,u_t, \quad u_t =
         \begin{cases}
             \sqrt{\text{rows}/\text{columns}}\;\operatorname{NS}_5(m_t) & \text{hidden matrices} \\
-            60 \operatorname{sign}(m_t) / \text{columns} & \text{embeddings and head} \\
+            60 \operatorname{sign}(m_t) / \text{columns} & \text{the head, tied or not} \\
+            \operatorname{sign}(m_t) / 3 & \text{embeddings} \\
             m_t / \operatorname{RMS}(m_t) & \text{vectors}
         \end{cases}
 
-    :math:`\rho` = ``radius``; 50, and 60 times that for the outer layers, is what the authors take
-    for language models. Their constrained variant is :math:`\lambda = 1`, which keeps every weight
+    :math:`\rho` = ``radius``; 50, and 60 times that for head and embedding in one, is what the
+    authors take for language models. Where they have an embedding apart, its radius is a third of
+    the hidden layers' and not divided: its input is one-hot. (The head there has 10/3 times the
+    hidden radius; here 60 always.) Their constrained variant is :math:`\lambda = 1`, which keeps every weight
     within its radius, their unconstrained one :math:`\lambda = 0`; a model's norms and biases are
     unconstrained here, since they do not decay. ``alpha`` is one minus the usual momentum. For
     kernels of convolutions the authors divide by the kernel's size once more.
@@ -47,14 +52,20 @@ class Scion(Rule):
 
     @staticmethod
     def scalars(h: Any, t: int, carry: Any) -> dict[str, float]:
-        return {"weight": h.alpha, "step_size": h.lr * h.radius, "decay": decoupled_decay(h)}
+        return {
+            "weight": h.alpha,
+            "step_size": h.lr * h.radius,
+            "decay": decoupled_decay(h),
+            "head": HEAD_RATIO * (h.role == "head"),
+            "embedding": EMBEDDING_RATIO * (h.role == "embedding"),
+        }
 
     @staticmethod
     def update(p: Tensor, g: Tensor, s: Any, c: Any, sums: Any) -> Update:
         if s.outer_momentum_buffer is not None:
             m = ema(s.outer_momentum_buffer, g, c.weight)
             new = {"outer_momentum_buffer": m}
-            direction = sign(m) * (OUTER_RATIO / p.shape[-1])
+            direction = sign(m) * (c.head / p.shape[-1] + c.embedding)
         else:
             m = ema(s.momentum_buffer, g, c.weight)
             new = {"momentum_buffer": m}

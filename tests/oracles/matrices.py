@@ -32,25 +32,15 @@ def muon(
         yield p
 
 
-def scion(
-    p: np.ndarray,
-    steps: Steps,
-    *,
-    alpha: float,
-    radius: float,
-    weight_decay: float,
-    outer: bool = False,
-) -> Path:
-    """2502.07529, algorithms 1 and 2, norms of table 2 and of the authors' scion.py.
+def scion(p: np.ndarray, steps: Steps, *, alpha: float, radius: float, weight_decay: float) -> Path:
+    """2502.07529, algorithms 1 and 2, norms of hidden layers in table 2 and in scion.py.
 
-    ``outer`` is for embedding and head.
+    Embedding and head are held to the authors' own numbers instead, in traces/layouts.
     """
     average = np.zeros_like(p)
     for step in steps:
         average = (1 - alpha) * average + alpha * step.g
-        if outer:
-            direction = 60 * np.sign(average) / p.shape[1]
-        elif p.ndim < 2:
+        if p.ndim < 2:
             direction = average / (np.sqrt(np.mean(average**2)) + 1e-8)
         else:
             flat = average.reshape(len(p), -1)
