@@ -217,6 +217,7 @@ def test_the_lr_of_rprop_counts_at_the_first_step_alone():
         return p.detach()
 
     assert torch.equal(run(0.01, 0.01), run(0.01, 5.0))
+    assert torch.equal(run(0.0, 0.01), run(1e-7, 0.01))  # both begin at the smallest step size
     assert not torch.allclose(run(0.01, 0.01), run(0.02, 0.01))
 
 

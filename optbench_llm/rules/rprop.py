@@ -23,8 +23,9 @@ class Rprop(Rule):
         \theta_t &= \theta_{t-1} - \eta_t \operatorname{sign}(g_t)
 
     ``etas`` are :math:`(\eta_-, \eta_+)`, ``step_sizes`` :math:`(\Gamma_{min}, \Gamma_{max})`. The
-    lr is :math:`\eta_0` and nothing else: schedules have no effect after the first step. Made for
-    full batches, where signs do not flip by chance.
+    lr is :math:`\eta_0` and nothing else: schedules have no effect after the first step, and a
+    warm-up from 0 makes every step size begin at :math:`\Gamma_{min}`. Made for full batches, where
+    signs do not flip by chance.
     """
 
     slots = (
