@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections import namedtuple
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
+from optbench_llm.engine.checks import check_gradients, check_layout, refuse_sharded
 from optbench_llm.engine.compiler import compiler_failure
 from optbench_llm.engine.phases import CompiledPhases, Phases, arithmetic_dtype
 from optbench_llm.engine.pieces import Work, pieces, whole
@@ -27,7 +27,7 @@ from optbench_llm.engine.state import (
 from optbench_llm.engine.storage import Storage, check_storage, storage_for
 from optbench_llm.engine.units import Unit, units_of
 from optbench_llm.rules.hyperparameters import check_hyperparameters
-from optbench_llm.rules.rule import COMPANION, MATRIX_ROLES, ROLES, Rule, Scope, Slot
+from optbench_llm.rules.rule import COMPANION, Rule, Scope, Slot
 
 ENGINES = ("auto", "eager", "compiled")
 #: Below this many elements a compiled step does not repay its compilation in a usual run.
@@ -104,7 +104,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         """
         rule = self.rule_for(param_group)
         if self.rule.by_layout:
-            self._check_layout(param_group, rule)
+            check_layout(self.spec, rule, param_group)
         prefix = "" if rule is self.rule else COMPANION
         own = {name: self.defaults[prefix + name] for name in rule.settings()}
         kept = (*GROUP_KEYS, *(rule.carry if rule.scope is Scope.MODEL else ()))
@@ -118,32 +118,6 @@ class RuleOptimizer(torch.optim.Optimizer):
             start = self.param_groups[0] if len(self.param_groups) > 1 else {**rule.carry}
             for name, value in {**rule.carry, "step": 0}.items():
                 self.param_groups[-1].setdefault(name, start.get(name, value))
-
-    def _check_layout(self, group: dict[str, Any], rule: type[Rule]) -> None:
-        if "role" not in group:
-            raise ValueError(
-                f"optimizer {self.spec!r} must know what each parameter is: pass the model, or"
-                " groups that say it, such as {'params': [...], 'role': 'matrix'}"
-            )
-        role = group["role"]
-        if role not in ROLES:
-            raise ValueError(
-                f"optimizer {self.spec!r}: a group has the role {role!r}, expected one of"
-                f" {', '.join(sorted(ROLES))}"
-            )
-        for p in [group["params"]] if _is_tensor(group["params"]) else group["params"]:
-            shape = tuple(p.shape)
-            if role in MATRIX_ROLES and p.ndim < 2:
-                raise ValueError(
-                    f"optimizer {self.spec!r}: a group of role {role!r} has a parameter of"
-                    f" shape {shape}; give it a group of role 'bias', 'norm' or 'vector'"
-                )
-            if rule.by_layout and p.ndim > 2 and not p.is_contiguous():
-                raise ValueError(
-                    f"optimizer {self.spec!r} steps a weight of shape {shape} as a matrix, which it"
-                    " is not in this memory format; use"
-                    " model.to(memory_format=torch.contiguous_format)"
-                )
 
     def rule_for(self, group: dict[str, Any]) -> type[Rule]:
         """The rule that steps a group: ours, or its companion."""
@@ -225,7 +199,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._check_ready()
-        self._check_gradients()
+        check_gradients(self.spec, self.param_groups)
         works = list(self._works(advance=True))
         for work in works:
             for stage in work.before:
@@ -246,7 +220,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         """
         if self.rule.observe is None:
             raise RuntimeError(f"optimizer {self.spec!r} takes in no second gradient")
-        self._check_gradients()
+        check_gradients(self.spec, self.param_groups)
         for work in self._works(advance=False, scale=scale):
             self._run("observe", work)
         for group in self.param_groups:
@@ -343,22 +317,28 @@ class RuleOptimizer(torch.optim.Optimizer):
                     own = _unit_numbers(h, unit)
                     key = (index, t, unit.role, unit.heads, *carry.values(), *fixed.values())
                     if key not in computed:
-                        numbers = rule.scalars(own, t, carry)
-                        assert not numbers.keys() & fixed.keys(), (rule, fixed)
-                        numbers = {**numbers, **fixed}
-                        named = self._scalars.named(rule, numbers)
-                        vectors = (
-                            self._scalars.vectors(named, len(computed))
-                            if self.engine == "compiled"
-                            else {}
-                        )
-                        computed[key] = (named, vectors)
-                    scalars = computed[key]
+                        computed[key] = self._numbers_of_step(rule, own, t, carry, fixed, computed)
                     if advance:
-                        now = scalars[0]._asdict()
+                        now = computed[key][0]._asdict()
                         keeper.update({name: now[name] for name in carry if name in now})
                     stages = rule.stages(own, t) if advance else ("observe",)
-                    yield self._work(rule, p, unit, own, scalars, stages)
+                    yield self._work(rule, p, unit, own, computed[key], stages)
+
+    def _numbers_of_step(
+        self,
+        rule: type[Rule],
+        h: Any,
+        t: int,
+        carry: dict[str, float],
+        fixed: dict[str, float],
+        computed: Sized,
+    ) -> tuple[Any, dict[torch.dtype, Tensor]]:
+        """The scalars by name and, for compiled code, as vectors in the memory of their turn."""
+        numbers = rule.scalars(h, t, carry)
+        assert not numbers.keys() & fixed.keys(), (rule, fixed)
+        named = self._scalars.named(rule, {**numbers, **fixed})
+        compiled = self.engine == "compiled"
+        return named, self._scalars.vectors(named, len(computed)) if compiled else {}
 
     def _work(
         self,
@@ -378,18 +358,6 @@ class RuleOptimizer(torch.optim.Optimizer):
         stored = stored_slots(self.state[p], slots, phases, unit.suffix)
         return Work(rule, view, g, slots, phases, stored, h, scalars, stages)
 
-    def _check_gradients(self) -> None:
-        """Refuse what no rule can take, before anything has moved."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None and (p.grad.is_sparse or p.grad.is_complex()):
-                    kind = "sparse" if p.grad.is_sparse else "complex"
-                    raise RuntimeError(
-                        f"optimizer {self.spec!r} takes dense real gradients, this one of shape"
-                        f" {tuple(p.shape)} is {kind}"
-                        + ("; use nn.Embedding(sparse=False)" if p.grad.is_sparse else "")
-                    )
-
     def _storage_of(self, slot: Slot, view: Tensor) -> Storage:
         return storage_for(slot, self.storage, view, arithmetic_dtype(view))
 
@@ -402,11 +370,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         return self._phases[key]
 
     def _begin(self, state: dict[str, Any], p: Tensor, rule: type[Rule]) -> None:
-        if isinstance(p, DTensor):
-            raise RuntimeError(
-                f"optimizer {self.spec!r} does not step sharded parameters (FSDP2) in this version;"
-                " use DDP, or a provider's optimizer such as torch:AdamW"
-            )
+        refuse_sharded(self.spec, p)
         state["step"] = 0
         if rule.scope is not Scope.MODEL:
             state.update(rule.carry)
@@ -440,11 +404,14 @@ class RuleOptimizer(torch.optim.Optimizer):
         return torch.tensor([numbers[name] for name in rule.conclusions], dtype=torch.float64)
 
     def _run(self, phase: str, work: Work, *rest: Any) -> Any:
-        """Run a phase over all pieces of a unit; sums of ``measure`` are added up."""
-        if self.engine == "compiled":
+        """Run a phase over all pieces of a unit; sums of ``measure`` are added up.
+
+        Compiled code is for arithmetic in fp32: inductor loses float64 writes to 0-dim state.
+        """
+        if self.engine == "compiled" and arithmetic_dtype(work.p) is torch.float32:
             p, g, stored = whole(work)
             scalars, vectors = work.scalars
-            c = vectors[arithmetic_dtype(p)]
+            c = vectors[torch.float32]
             return self._compiled.call(work.phases, phase, type(scalars), p, g, stored, c, *rest)
         function = work.phases.stage(phase)
         results, start = [], 0

@@ -1,0 +1,65 @@
+"""What the engine refuses, before anything has moved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from optbench_llm.rules.rule import MATRIX_ROLES, ROLES, Rule
+
+
+def check_layout(optimizer: str, rule: type[Rule], group: dict[str, Any]) -> None:
+    """Raise ValueError unless a group says what its parameters are, and they can be that.
+
+    ``rule`` is the one that steps this group.
+    """
+    if "role" not in group:
+        raise ValueError(
+            f"optimizer {optimizer!r} must know what each parameter is: pass the model, or"
+            " groups that say it, such as {'params': [...], 'role': 'matrix'}"
+        )
+    role = group["role"]
+    if role not in ROLES:
+        raise ValueError(
+            f"optimizer {optimizer!r}: a group has the role {role!r}, expected one of"
+            f" {', '.join(sorted(ROLES))}"
+        )
+    params = group["params"]
+    for p in [params] if isinstance(params, Tensor) else params:
+        shape = tuple(p.shape)
+        if role in MATRIX_ROLES and p.ndim < 2:
+            raise ValueError(
+                f"optimizer {optimizer!r}: a group of role {role!r} has a parameter of"
+                f" shape {shape}; give it a group of role 'bias', 'norm' or 'vector'"
+            )
+        if rule.by_layout and p.ndim > 2 and not p.is_contiguous():
+            raise ValueError(
+                f"optimizer {optimizer!r} steps a weight of shape {shape} as a matrix, which it"
+                " is not in this memory format; use"
+                " model.to(memory_format=torch.contiguous_format)"
+            )
+
+
+def check_gradients(optimizer: str, groups: Sequence[dict[str, Any]]) -> None:
+    """Raise RuntimeError for gradients that no rule can take."""
+    for group in groups:
+        for p in group["params"]:
+            if p.grad is not None and (p.grad.is_sparse or p.grad.is_complex()):
+                kind = "sparse" if p.grad.is_sparse else "complex"
+                raise RuntimeError(
+                    f"optimizer {optimizer!r} takes dense real gradients, this one of shape"
+                    f" {tuple(p.shape)} is {kind}"
+                    + ("; use nn.Embedding(sparse=False)" if p.grad.is_sparse else "")
+                )
+
+
+def refuse_sharded(optimizer: str, p: Tensor) -> None:
+    """Raise RuntimeError for a parameter of which this process holds a shard."""
+    if isinstance(p, DTensor):
+        raise RuntimeError(
+            f"optimizer {optimizer!r} does not step sharded parameters (FSDP2) in this version;"
+            " use DDP, or a provider's optimizer such as torch:AdamW"
+        )
