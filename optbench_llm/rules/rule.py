@@ -199,11 +199,11 @@ def decoupled_decay(h: Any) -> float:
 
 
 def ema(old: Tensor, new: Tensor, weight: Any) -> Tensor:
-    """Exponential moving average ``(1 - weight) * old + weight * new``.
+    """Exponential moving average ``(1 - weight) * old + weight * new``; ``new`` itself at weight 1.
 
-    Written with the small weight alone, since ``1 - 0.999`` in fp32 is off by 1e-5.
+    In terms of the small weight, since ``1 - 0.999`` in fp32 is off by 1e-5.
     """
-    return old + (new - old) * weight
+    return old.lerp(new, weight)
 
 
 def sign(x: Tensor) -> Tensor:

@@ -61,12 +61,12 @@ def schedulefree(base: type[Rule]) -> type[Rule]:
     # Without momentum the average of gradients is the gradient itself: nothing to remember.
     idle = {"exp_avg"} if momentum == "betas" else set()
 
-    def alone(s: Any) -> Any:
-        return s._replace(**dict.fromkeys(idle, 0.0))
+    def alone(s: Any, g: Tensor) -> Any:
+        return s._replace(**dict.fromkeys(idle, g))
 
     def measure_at_z(p: Tensor, g: Tensor, s: Any, c: Any) -> tuple[Tensor, ...]:
         assert base.measure is not None
-        return base.measure(s.z, g, alone(s), c)
+        return base.measure(s.z, g, alone(s, g), c)
 
     class ScheduleFree(base, metaclass=WrappedRule):
         r"""Steps of a base sequence z, its average x, gradients taken between them at y.
@@ -133,7 +133,7 @@ def schedulefree(base: type[Rule]) -> type[Rule]:
 
         @staticmethod
         def update(p: Tensor, g: Tensor, s: Any, c: Any, sums: Any) -> Update:
-            z, new = base.update(s.z, g, alone(s), c, sums)
+            z, new = base.update(s.z, g, alone(s, g), c, sums)
             y = ema(p, s.z, c.average) + (z - s.z) * c.follow
             return y, {**{name: new[name] for name in new if name not in idle}, "z": z}
 
