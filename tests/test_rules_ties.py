@@ -162,3 +162,13 @@ def test_adafactor_of_a_rank_one_square_is_exact():
     p.grad = row[:, None] * column
     optimizer.step()
     assert torch.allclose(p, torch.full_like(p, -0.1), rtol=1e-12)
+
+
+def test_adam_without_memory_steps_by_the_sign():
+    """Betas of 0 leave nothing of a gradient that was a hundred thousand times larger."""
+    p = nn.Parameter(torch.zeros(3))
+    optimizer = ob.create_optimizer([p], "adam", lr=0.1, betas=(0.0, 0.0), eps=0.0)
+    for g, expected in ((1.0, -0.1), (1e-5, -0.2), (-1e-10, -0.1)):
+        p.grad = torch.full((3,), g)
+        optimizer.step()
+        assert torch.allclose(p, torch.full((3,), expected))
