@@ -40,6 +40,7 @@ class Layout(NamedTuple):
     role: str
     conv1d: bool = False
     parts: tuple[Part, ...] = ()
+    stacked: bool = False
 
 
 def param_groups(
@@ -51,21 +52,22 @@ def param_groups(
     leaves the optimizer's own default to the decaying groups. What else ``rule`` must know of the
     layout stands in the groups as plain values:
 
-    - ``conv1d``: transformers' Conv1D weights, stored (in, out), for rules that look at output
-      channels or layouts.
+    - ``conv1d``: weights stored (in, out), transformers' Conv1D among them, for rules that look at
+      output channels or layouts.
     - ``role``, for rules by layout: ``embedding`` (of positions too), ``head`` (tied ones too),
       ``norm``, ``bias``, ``query``, ``key``, ``value``, ``matrix`` (every other weight of two
       dimensions and more), ``vector``. LoRA's matrices are ``matrix``, whatever they adapt.
     - ``parts``, for rules by layout: (role, rows, attention heads) of each part of an (out, in)
       matrix, cut by rows. Several for a fused query-key-value or gate-and-up weight, whose own role
       is ``matrix``, and for its bias; one for a projection that has heads.
+    - ``stacked``, for rules by layout: experts' matrices in one tensor (experts, out, in).
 
     Roles that a rule leaves to its companion have groups of their own; those that decay do so by
     the companion's weight decay, whatever ``weight_decay`` is.
 
     Fused weights that interleave query, key and value head by head (``query_key_value`` of
     GPT-NeoX, Bloom and Falcon, ``c_attn`` of GPTBigCode without multi-query, ``qkv_proj`` of
-    CodeGen), stacks of experts, and what else this module does not know stay one ``matrix``.
+    CodeGen), and what else this module does not know stay one ``matrix``.
 
     Raises ValueError for a model without trainable parameters, or without any for the rule.
     """
@@ -97,6 +99,8 @@ def _keys(layout: Layout, weight_decay: float | None, rule: type[Rule] | None) -
         keys["conv1d"] = True
     if rule is not None and rule.by_layout:
         keys.update(role=layout.role, parts=layout.parts)
+        if layout.stacked:
+            keys["stacked"] = True
     return keys
 
 
@@ -134,6 +138,8 @@ def _layout(
         return Layout("vector")
     if "lora_" in name:
         return Layout("matrix")
+    if p.ndim == 3 and hasattr(module, "is_transposed"):
+        return _experts(module, name, p)
     if is_head:
         return Layout("head")
     if isinstance(module, nn.Embedding):
@@ -141,6 +147,14 @@ def _layout(
     conv1d = isinstance(module, Conv1D)
     role, parts = _role_and_parts(modules, prefix, p.shape[-1 if conv1d else 0])
     return Layout(role, conv1d, parts)
+
+
+def _experts(module: Any, name: str, p: Tensor) -> Layout:
+    """Layout of one of transformers' stacks of experts, which say how theirs is stored."""
+    rows = p.shape[2 if module.is_transposed else 1]
+    gated = name.endswith("gate_up_proj") and module.has_gate and module.is_concatenated
+    parts = (("matrix", rows // 2, 0),) * 2 if gated else ()
+    return Layout("matrix", module.is_transposed, parts, stacked=True)
 
 
 def _role_and_parts(

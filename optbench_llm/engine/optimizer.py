@@ -34,7 +34,7 @@ ENGINES = ("auto", "eager", "compiled")
 COMPILE_FROM_ELEMENTS = 16_000_000
 #: What a parameter group may carry besides the rule's hyperparameters: torch's, what params.py
 #: knows of the parameters, and what the engine keeps there.
-LAYOUT_KEYS = ("conv1d", "role", "parts")
+LAYOUT_KEYS = ("conv1d", "role", "parts", "stacked")
 GROUP_KEYS = ("params", "param_names", "initial_lr", "spec", "observations", "step", *LAYOUT_KEYS)
 TRAIN_POINT = "train_point"
 

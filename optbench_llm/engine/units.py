@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, product
 from typing import Any
 
 from torch import Tensor
@@ -15,18 +17,22 @@ class Unit:
     """One matrix or tensor that a rule steps by itself.
 
     ``role`` and ``heads`` tell what it is (see ``params.py``). ``suffix`` ends the names of its
-    slots in the state of a parameter that has several units.
+    slots in the state of a parameter that has several units. ``index`` is its place in a stack of
+    matrices.
     """
 
     role: str
-    heads: int
-    suffix: str
-    turned: bool
-    flattened: bool
-    rows: slice | None
+    heads: int = 0
+    suffix: str = ""
+    turned: bool = False
+    flattened: bool = False
+    index: int | None = None
+    rows: slice | None = None
 
     def view(self, tensor: Tensor) -> Tensor:
         """This unit's view of a parameter, or of a tensor of its shape."""
+        if self.index is not None:
+            tensor = tensor[self.index]
         if self.turned:
             tensor = tensor.t()
         if self.flattened:
@@ -35,20 +41,33 @@ class Unit:
 
 
 def units_of(rule: type[Rule], p: Tensor, group: dict[str, Any]) -> tuple[Unit, ...]:
-    """The units of a parameter of a group: one, or one for each of the group's ``parts``."""
-    turned = group.get("conv1d", False) and p.ndim == 2
-    role = group.get("role", "")
+    """The units of a parameter of a group: one, or one for each matrix and each of its parts."""
+    turned, role = group.get("conv1d", False), group.get("role", "")
     if not rule.by_layout:
-        return (Unit(role, 0, "", turned, False, None),)
-    flattened = p.ndim > 2
+        return (Unit(role, turned=turned and p.ndim == 2),)
+    stacked = group.get("stacked", False) and p.ndim == 3
+    indices: Sequence[int | None] = range(p.shape[0]) if stacked else (None,)
+    shape = p.shape[1:] if stacked else p.shape
+    turned = turned and len(shape) == 2
     parts = group.get("parts", ())
-    if len(parts) < 2:
-        heads = parts[0][2] if parts else 0
-        return (Unit(parts[0][0] if parts else role, heads, "", turned, flattened, None),)
-    units, start = [], 0
-    for index, (part_role, rows, heads) in enumerate(parts):
-        cut = slice(start, start + rows)
-        units.append(Unit(part_role, heads, f".{index}", turned, flattened, cut))
-        start += rows
-    assert start == p.shape[1 if turned else 0], (parts, p.shape)
-    return tuple(units)
+    cuts: list[tuple[str, int, slice | None]] = [(role, 0, None)]
+    if parts:
+        ends = [*accumulate(rows for _, rows, _ in parts)]
+        assert len(parts) == 1 or ends[-1] == shape[1 if turned else 0], (parts, p.shape)
+        cuts = [
+            (part_role, heads, slice(end - rows, end) if len(parts) > 1 else None)
+            for (part_role, rows, heads), end in zip(parts, ends, strict=True)
+        ]
+    several = len(cuts) * len(indices) > 1
+    return tuple(
+        Unit(
+            part_role,
+            heads,
+            f".{number}" if several else "",
+            turned,
+            len(shape) > 2,
+            index,
+            cut,
+        )
+        for number, (index, (part_role, heads, cut)) in enumerate(product(indices, cuts))
+    )
