@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -139,6 +140,27 @@ def test_diverged_run_is_a_result(tmp_path, data, capsys):
     assert "diverged" in capsys.readouterr().out
     assert json.loads((tmp_path / "out" / "result.json").read_text())["status"] == "diverged"
     assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_a_companion_s_settings_are_told_from_the_optimizer_s(tmp_path, data, capsys):
+    """The lr of the result is the one asked for; the table has a column for each of the two."""
+    folder = tmp_path / "out"
+    run("--optim", "muon", "--lr", "0.01", *flags(data, folder))
+    shown = capsys.readouterr().out
+    assert json.loads((folder / "result.json").read_text())["lr"] == 0.01
+    assert "lr 0.01," in shown
+    assert re.search(r"lr +│ 0\.0003 +│ 0\.01 +│\n", shown)
+    assert re.search(r"role +│ [a-z, ]*norm, bias +│ matrix +│", shown)
+    assert "conv1d" not in shown
+
+
+def test_estimates_are_no_settings(tmp_path, data, capsys):
+    """Prodigy's table has what was chosen, not the 0 from which its estimate of d begins."""
+    run("--optim", "prodigy", *flags(data, tmp_path / "out"))
+    shown = capsys.readouterr().out
+    assert re.search(r"d_coef +│ 1\.0 ", shown)
+    assert "d_max" not in shown
+    assert "counted" not in shown
 
 
 @pytest.mark.parametrize(

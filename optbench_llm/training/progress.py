@@ -53,16 +53,39 @@ class FinetuneProgress(TrainerCallback):
         self._console.print(f"step {step}/{self._total}  loss {loss:.4f}  {left_s:.0f} s left")
 
 
+#: What a group holds beside settings: how weights lie, and the lr before a warm-up.
+NOT_SHOWN = ("parts", "conv1d", "initial_lr")
+
+
 def settings_table(optim: str, optimizer: Any) -> Table:
-    """Effective hyperparameters, one column for each parameter group."""
-    groups = effective_hyperparameters(optimizer)
-    table = Table("", *(f"group {i}" for i in range(len(groups))), title=f"optimizer {optim}")
-    # A warm-up has already set the lr of the first step.
-    shown = [{**g, "lr": g.get("initial_lr", g.get("lr"))} for g in groups]
+    """Effective hyperparameters, one column for the parameter groups that have the same."""
+    shown = _alike(effective_hyperparameters(optimizer), optimizer)
+    table = Table("", *(f"group {i}" for i in range(len(shown))), title=f"optimizer {optim}")
     for name in dict.fromkeys(name for group in shown for name in group):
-        if name != "initial_lr":
-            table.add_row(name, *(str(group.get(name, "")) for group in shown))
+        table.add_row(name, *(str(group.get(name, "")) for group in shown))
     return table
+
+
+def _alike(groups: list[dict[str, Any]], optimizer: Any) -> list[dict[str, Any]]:
+    """The settings of all groups, those that are equal but for their role as one."""
+    estimates = getattr(getattr(optimizer, "rule", None), "carry", {})
+    merged: dict[str, dict[str, Any]] = {}
+    for group in groups:
+        hidden = (*NOT_SHOWN, *estimates, "elements", "role")
+        settings = {name: value for name, value in group.items() if name not in hidden}
+        # A warm-up has already set the lr of the first step.
+        settings["lr"] = group.get("initial_lr", group.get("lr"))
+        roles = [group["role"]] if "role" in group else []
+        known = merged.setdefault(repr(settings), {"elements": 0, "role": [], **settings})
+        known["elements"] += group["elements"]
+        known["role"] += [role for role in roles if role not in known["role"]]
+    for group in merged.values():
+        roles = group["role"]
+        if roles:
+            group["role"] = ", ".join(roles)
+        else:
+            del group["role"]
+    return list(merged.values())
 
 
 def result_line(result: Mapping[str, Any]) -> str:

@@ -118,6 +118,7 @@ def _record(trainer: OptBenchTrainer, validation: object | None) -> RunRecord:
             reason = f"validation loss is {eval_loss} after step {trainer.state.global_step}"
     losses = measured.losses
     hyperparameters = trainer.effective_hyperparameters or []
+    optimizer: Any = unwrapped(trainer.optimizer)
     assert trainer.choice is not None
     assert trainer.model is not None
     parameters = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
@@ -132,7 +133,8 @@ def _record(trainer: OptBenchTrainer, validation: object | None) -> RunRecord:
         losses=list(losses),
         eval_loss=eval_loss,
         initial_eval_loss=measured.initial_eval_loss,
-        lr=hyperparameters[0]["lr"],
+        # A group may be a companion's, with an lr of its own; the defaults hold the one asked for.
+        lr=optimizer.defaults.get("lr", hyperparameters[0]["lr"]),
         steps=trainer.state.global_step,
         tokens=measured.tokens,
         tokens_per_s=measured.tokens / steps_wall_s if steps_wall_s > 0 else None,
@@ -147,7 +149,7 @@ def _record(trainer: OptBenchTrainer, validation: object | None) -> RunRecord:
         eval_wall_s=eval_wall_s,
         batches_hash=measured.batches_hash,
         hyperparameters=hyperparameters,
-        engine=getattr(unwrapped(trainer.optimizer), "engine", "foreign"),
+        engine=getattr(optimizer, "engine", "foreign"),
         seed=trainer.args.seed,
         parameters=parameters,
     )
