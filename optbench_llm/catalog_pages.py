@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from optbench_llm.catalog import OptimizerInfo, list_optimizers, optimizer_info
+from optbench_llm.catalog import OptimizerInfo, list_optimizers, optimizer_info, parse_spec
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,12 +37,19 @@ class Selection:
             ValueError: nothing matches, or a category or scope that no row has.
         """
         names = list_optimizers(
-            self.pattern, category=self.category, scope=self.scope, unavailable=True
+            self._name(), category=self.category, scope=self.scope, unavailable=True
         )
         found = [info for info in map(optimizer_info, names) if self._takes(info)]
         if not found:
             raise ValueError(f"no optimizer with {self}; optbench-llm list shows all of them")
         return found
+
+    def _name(self) -> str:
+        """The pattern, or the row's name where it is another spelling of one."""
+        try:
+            return parse_spec(self.pattern).canonical
+        except ValueError:
+            return self.pattern
 
     def _takes(self, info: OptimizerInfo) -> bool:
         if self.year not in (None, info.year) or info.year < (self.since or info.year):
@@ -105,7 +112,8 @@ def print_list(selection: Selection) -> None:
     runnable = [row for row in rows if not row["unavailable"]]
     if runnable:
         out.print(fitting_table(runnable, out))
-    for note in _notes(rows):
+    notes = _notes(rows)
+    for note in notes if runnable else notes[1:]:
         out.print(note, style="dim", highlight=False)
     out.print("optbench-llm info NAME tells more about one of them.", highlight=False)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from optbench_llm.catalog import OptimizerInfo, list_optimizers, optimizer_info
+from optbench_llm.catalog import OptimizerInfo, list_optimizers, optimizer_info, parse_spec
 from optbench_llm.catalog_pages import MISSING, console, plain_table
 from optbench_llm.rules.hyperparameters import RANGES, range_of
 from optbench_llm.rules.rule import COMPANION
@@ -35,7 +35,8 @@ def info_json(text: str) -> dict[str, Any]:
     """What there is to know of one optimizer, as plain values.
 
     Raises:
-        ValueError: no optimizer of that name, or one of a provider that has no row.
+        ValueError: no optimizer of that name, one of a provider that has no row, or a storage that
+            the optimizer cannot bear.
     """
     info = optimizer_info(text)
     facts = {
@@ -61,6 +62,11 @@ def info_json(text: str) -> dict[str, Any]:
     from optbench_llm.memory import storages
 
     rule = None if info.provider else info.rule_class()
+    borne = storages(rule, info.name) if rule else None
+    spec = parse_spec(text)
+    refusal = (borne or {}).get(spec.storage or "fp32")
+    if refusal:
+        raise ValueError(f"optimizer {spec.canonical!r}: {refusal}")
     defaults = info.defaults
     return {
         **facts,
@@ -76,7 +82,7 @@ def info_json(text: str) -> dict[str, Any]:
         },
         "slots": [_slot(slot) for slot in info.slots] if rule else None,
         "state_bytes_per_param": info.state_bytes_per_param,
-        "storages": storages(rule, info.name) if rule else None,
+        "storages": borne,
         "compatibility": _compatibility(rule),
         "equations": info.equations,
     }
@@ -237,4 +243,6 @@ def _hyperparameters(hyperparameters: dict[str, Any]) -> Table:
 
 
 def _value(value: Any) -> str:
+    if value in ("inf", "-inf"):
+        return value
     return f"{value:g}" if isinstance(value, float) else repr(value)

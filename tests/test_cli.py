@@ -91,6 +91,8 @@ def test_a_malformed_list_of_specs_is_refused(text, words):
         (["leaderboard", "--data", "none.json"], ["none.json"]),
         (["leaderboard", "--optim", "torch:AdamV"], ["AdamV", "Nearest"]),
         (["info", "addam"], ["addam", "Nearest", "adam"]),
+        (["info", "muon@int8"], ["muon@int8", "Use muon@bf16"]),
+        (["info", "torch:AdamW"], ["torch:AdamW", "no row", "optbench-llm list"]),
         (["list", "xyz*"], ["xyz*"]),
         (["list", "--scope", "galaxy"], ["galaxy", "element"]),
         (["list", "--year", "1901"], ["year 1901", "optbench-llm list shows all"]),
@@ -257,6 +259,20 @@ def test_every_row_has_a_page(name):
         assert all(0.31 < a / b < 0.32 for a, b in pairwise(facts["lr_grid"]))
         refused = facts["compatibility"]["DeepSpeed ZeRO"].startswith("refused")
         assert refused == (facts["scope"] != "element" or facts["program"] is not None)
+
+
+def test_list_knows_every_spelling_of_a_name():
+    """What other commands take for a name is found; a pattern stays one."""
+    for spelling in ("AdamW-Schedule_Free", "schedulefree", "adamw-schedulefree"):
+        assert [row["name"] for row in list_json(Selection(spelling))] == ["adamw-schedulefree"]
+    assert len(list_json(Selection("adamw*"))) > 1
+
+
+def test_a_list_without_a_table_explains_no_columns():
+    """Of a row that cannot run there is the reason alone."""
+    shown = run("list", "adahessian").stdout
+    assert "Hessian-vector products" in shown
+    assert "lr: the declared one" not in shown
 
 
 def test_info_knows_wrapped_optimizers():

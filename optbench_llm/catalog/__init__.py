@@ -54,7 +54,10 @@ def optimizer_info(name: str) -> OptimizerInfo:
     """
     spec = parse_spec(name)
     if spec.info is None:
-        raise ValueError(f"{name!r} comes from the provider {spec.provider!r} and has no row")
+        raise ValueError(
+            f"{name!r} comes from the provider {spec.provider!r} and has no row in the catalog;"
+            " its own documentation tells of it, and `optbench-llm list` shows the rows there are"
+        )
     return spec.info
 
 
