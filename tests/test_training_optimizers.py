@@ -106,6 +106,12 @@ def test_attach_refuses_what_would_have_no_effect(tmp_path):
         attach(stock_trainer(tmp_path), "lionn")
 
 
+def test_attach_names_what_is_no_trainer():
+    """A model in the trainer's place is told apart, and what makes its optimizer."""
+    with pytest.raises(ValueError, match=r"to a Linear, expected .*create_optimizer"):
+        attach(torch.nn.Linear(2, 2), "muon")
+
+
 def test_refused_attach_leaves_the_trainer_as_it_was(tmp_path):
     """Its class, its callbacks and its own optimizer are untouched."""
     run = Trainer(

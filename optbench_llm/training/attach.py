@@ -27,9 +27,14 @@ def attach(
     a constant learning rate the schedule. Without ``engine`` that of the arguments counts, if they
     have one, else ``auto``.
 
-    Raises ValueError where the trainer has an optimizer already, and for an unknown spec or
-    hyperparameters that cannot be; the trainer is then what it was before.
+    Raises ValueError for what is no Trainer, where the trainer has an optimizer already, and for an
+    unknown spec or hyperparameters that cannot be; the trainer is then what it was before.
     """
+    if not isinstance(trainer, Trainer):
+        raise ValueError(
+            f"cannot attach {spec!r} to a {type(trainer).__name__}, expected a transformers"
+            " Trainer; without one, create_optimizer(model, spec) makes the optimizer"
+        )
     if trainer.optimizer is not None or trainer.is_in_train:
         raise ValueError(
             f"cannot attach {spec!r}: the trainer already has an optimizer"
