@@ -91,6 +91,7 @@ def test_a_malformed_list_of_specs_is_refused(text, words):
         (["leaderboard", "--data", "none.json"], ["none.json"]),
         (["leaderboard", "--optim", "torch:AdamV"], ["AdamV", "Nearest"]),
         (["info", "addam"], ["addam", "Nearest", "adam"]),
+        (["info", "lookahead+"], ["expected a name after the +", "lookahead+adamw"]),
         (["info", "muon@int8"], ["muon@int8", "Use muon@bf16"]),
         (["info", "torch:AdamW"], ["torch:AdamW", "no row", "optbench-llm list"]),
         (["list", "xyz*"], ["xyz*"]),

@@ -76,6 +76,8 @@ def parse_spec(text: str) -> Spec:
         raise ValueError("empty optimizer spec, expected a name such as 'adamw'")
     *prefixes, last = (part.strip() for part in spec.split("+"))
     wrappers = _wrappers(text, prefixes)
+    if not last:
+        raise ValueError(f"optimizer {text!r}: expected a name after the +, such as {spec}adamw")
     if ":" in last:
         provider, _, name = last.partition(":")
         if not provider or not name:
