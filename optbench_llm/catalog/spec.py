@@ -77,7 +77,10 @@ def parse_spec(text: str) -> Spec:
     *prefixes, last = (part.strip() for part in spec.split("+"))
     wrappers = _wrappers(text, prefixes)
     if not last:
-        raise ValueError(f"optimizer {text!r}: expected a name after the +, such as {spec}adamw")
+        raise ValueError(
+            f"optimizer {text!r}: expected a name after the +, such as {spec}adamw;"
+            " `optbench-llm list` shows all names"
+        )
     if ":" in last:
         provider, _, name = last.partition(":")
         if not provider or not name:
