@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from optbench_llm.catalog import OptimizerInfo, list_optimizers, optimizer_info, parse_spec
+from optbench_llm.terminal import MISSING, UNBOUNDED, make_console, plain_table
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
-
-MISSING = "–"
-UNBOUNDED = 1000
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ def print_list(selection: Selection) -> None:
         ValueError: nothing matches.
     """
     rows = list_json(selection)
-    out = console()
+    out = make_console()
     runnable = [row for row in rows if not row["unavailable"]]
     if runnable:
         out.print(fitting_table(runnable, out))
@@ -173,19 +171,3 @@ _COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
 }
 _NUMBERS = ("lr", "state", "published*", "year")
 _FIRST_TO_GO = ("title", "year", "category", "scope", "state", "published*")
-
-
-def plain_table() -> Table:
-    """A table without frame."""
-    from rich import box
-    from rich.table import Table
-
-    return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-
-
-def console() -> Console:
-    """As wide as the terminal; in a file or a pipe, lines end where the text does."""
-    from rich.console import Console
-
-    terminal = Console()
-    return terminal if terminal.is_terminal else Console(width=UNBOUNDED)

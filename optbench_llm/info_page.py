@@ -6,9 +6,9 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from optbench_llm.catalog import OptimizerInfo, list_optimizers, optimizer_info, parse_spec
-from optbench_llm.catalog_pages import MISSING, console, plain_table
 from optbench_llm.rules.hyperparameters import RANGES, range_of
 from optbench_llm.rules.rule import COMPANION
+from optbench_llm.terminal import MISSING, make_console, plain_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -158,7 +158,7 @@ def print_info(text: str) -> None:
     from rich.text import Text
 
     facts = info_json(text)
-    out = console()
+    out = make_console()
     out.print(Text(facts["name"], style="bold") + Text(f"   {facts['title']}"))
     grid = Table.grid(padding=(0, 2, 0, 0))
     for key, value in _facts(facts):

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from optbench_llm.catalog import list_optimizers
-from optbench_llm.catalog_pages import MISSING, console, plain_table
 from optbench_llm.memory import State, gradients_bytes, meta_model, states, weights_bytes
 from optbench_llm.rules.rule import STORAGES
+from optbench_llm.terminal import MISSING, make_console, plain_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -73,7 +73,7 @@ def print_memory(name: str, specs: Sequence[str] | None) -> None:
         ValueError: as :func:`memory_json` does.
     """
     facts = memory_json(name, specs)
-    out = console()
+    out = make_console()
     out.print(
         f"{name}: {facts['parameters']:,} parameters, {facts['trainable_parameters']:,} trainable;"
         f" weights {_mb(facts['weights_bytes'])} MB, gradients {_mb(facts['gradients_bytes'])} MB",

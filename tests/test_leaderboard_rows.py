@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from optbench_llm.leaderboard.progress import make_console
 from optbench_llm.leaderboard.recipe import load_recipe, override
 from optbench_llm.leaderboard.rows import rank_rows
 from optbench_llm.leaderboard.store import TrialResult
 from optbench_llm.leaderboard.table import Board
 from optbench_llm.leaderboard.trial import Inputs, plan_trials
+from optbench_llm.terminal import make_console
 
 TINY = load_recipe("tiny-gpt2")
 

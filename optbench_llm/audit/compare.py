@@ -26,8 +26,6 @@ from optbench_llm.state_bytes import state_bytes
 DEFAULT_ELEMENTS = 7_087_872
 DEFAULT_MATRIX_ELEMENTS = 786_432
 
-__all__ = ["Audit", "Finding", "audit", "comparison_for"]
-
 
 @dataclass(frozen=True)
 class Finding:

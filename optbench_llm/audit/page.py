@@ -14,10 +14,9 @@ from optbench_llm.audit.compare import Audit, Finding, audit
 from optbench_llm.audit.implementations import comparison_for
 from optbench_llm.catalog import list_optimizers, optimizer_info
 from optbench_llm.catalog.counterparts import PACKAGES
-from optbench_llm.leaderboard.progress import make_console
 from optbench_llm.strict_json import finite_only
+from optbench_llm.terminal import MISSING, make_console
 
-MISSING = "–"
 #: Above this a deviation is no rounding, and wants its cause named.
 ROUNDING = 1e-4
 

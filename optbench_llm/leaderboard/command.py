@@ -10,9 +10,10 @@ from optbench_llm.catalog import list_optimizers, optimizer_info
 from optbench_llm.leaderboard.board import Plan, Run, make_plan, run_leaderboard
 from optbench_llm.leaderboard.estimate import estimate
 from optbench_llm.leaderboard.optimizer_settings import canonical_spec
-from optbench_llm.leaderboard.progress import make_console, open_display
+from optbench_llm.leaderboard.progress import open_display
 from optbench_llm.leaderboard.recipe import Recipe, load_recipe, override
 from optbench_llm.leaderboard.store import Store
+from optbench_llm.terminal import make_console
 
 ALL_RUN, NONE_DONE, INTERRUPTED = 0, 1, 130
 ALL = "all"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,9 +11,6 @@ from optbench_llm.leaderboard.trial import TrialSpec
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-
-_WIDE = 1000
 
 
 class Display(Protocol):
@@ -171,13 +167,3 @@ class LiveDisplay:
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes}:{rest:02d}"
-
-
-def make_console() -> Console:
-    """The console that leaderboard output goes to; a file or pipe is as wide as a table needs."""
-    from rich.console import Console
-
-    console = Console(file=sys.stdout)
-    if not console.is_terminal:
-        console.width = _WIDE
-    return console

@@ -14,12 +14,12 @@ from optbench_llm.leaderboard.recipe import Recipe
 from optbench_llm.leaderboard.rows import Row
 from optbench_llm.leaderboard.trial import canonical_hash
 from optbench_llm.strict_json import finite_only
+from optbench_llm.terminal import MISSING
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-MISSING = "–"
 _PUBLISHED = (
     "Published: train loss of GPT-2 on Alpaca in the table that LMFlow published in 2024, one run "
     "each at one lr for all."
