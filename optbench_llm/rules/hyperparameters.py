@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from optbench_llm.rules.rule import COMPANION
+
 if TYPE_CHECKING:
     from optbench_llm.rules.rule import Rule
 
@@ -148,7 +150,7 @@ def check_hyperparameters(
 def range_of(rule: type[Rule], name: str) -> Any:
     """The values that a hyperparameter of a rule, or of its companion, accepts."""
     if rule.companion is not None and name not in rule.defaults:
-        return range_of(rule.companion, name.removeprefix("companion_"))
+        return range_of(rule.companion, name.removeprefix(COMPANION))
     return rule.ranges.get(name) or RANGES[name]
 
 
