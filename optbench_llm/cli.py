@@ -122,15 +122,18 @@ def memory(
     ],
     optim: Annotated[
         str | None,
-        typer.Option(metavar="SPEC,SPEC...", help="Only these optimizers (default: all)."),
+        typer.Option(metavar="SPEC,SPEC...", help="Only these, or wildcards (default: all)."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable, exact bytes.")] = False,
 ) -> None:
     """Show what state every optimizer keeps for a model, to the byte; nothing is loaded."""
     with _users_fault_without_traceback():
+        from optbench_llm.catalog import expand
         from optbench_llm.memory_page import memory_json, print_memory
 
-        specs = None if optim is None else split_specs(optim)
+        specs = None if optim is None else split_specs("--optim", optim)
+        if specs is not None:
+            specs = [name for item in specs for name in expand(item)]
         if as_json:
             _echo_json(memory_json(model, specs))
         else:
@@ -156,7 +159,7 @@ def leaderboard(
     ] = "tiny-gpt2",
     optim: Annotated[
         str | None,
-        typer.Option(metavar="SPEC,SPEC...", help="Run these optimizers, not the recipe's list."),
+        typer.Option(metavar="SPEC,SPEC...", help="These, not the recipe's list; all, wildcards."),
     ] = None,
     store: Annotated[
         Path | None,
@@ -182,7 +185,7 @@ def leaderboard(
 
         code = run_command(
             recipe,
-            specs=None if optim is None else split_specs(optim),
+            specs=None if optim is None else split_specs("--optim", optim),
             changes={"model": model, "data": data, "max_steps": max_steps, "seed": seed, "lr": lr},
             store=store,
             workers=workers,
@@ -194,9 +197,9 @@ def leaderboard(
 @app.command()
 def audit(
     names: Annotated[
-        str, typer.Argument(metavar="[NAME,NAME...]", help="Optimizers of the catalog.")
-    ] = "",
-    every: Annotated[bool, typer.Option("--all", help="Every rule of the catalog.")] = False,
+        str,
+        typer.Argument(metavar="NAME,NAME...", help="Optimizers of ours; all, wildcards."),
+    ],
     steps: Annotated[int, typer.Option(help="Steps to compare, and repetitions to time.")] = 20,
     elements: Annotated[
         int | None, typer.Option(help="About how many parameters to time (default: a GPT-2 block).")
@@ -205,19 +208,17 @@ def audit(
 ) -> None:
     """Step everybody's implementation of an optimizer over the same gradients: do they agree?"""
     with _users_fault_without_traceback():
-        from optbench_llm.audit.page import rules_of_ours, run_audits
+        from optbench_llm.audit.page import auditable, run_audits
 
-        if every == bool(names):
-            raise ValueError("audit takes NAME,NAME... or --all, and not both")
-        specs = rules_of_ours() if every else split_specs(names)
+        specs = [name for item in split_specs("NAME", names) for name in auditable(item)]
         run_audits(specs, steps=steps, elements=elements, as_json=as_json)
 
 
-def split_specs(text: str) -> list[str]:
+def split_specs(option: str, text: str) -> list[str]:
     """Split at the commas that stand outside parentheses.
 
     Raises:
-        ValueError: an item is empty, or a parenthesis is not closed.
+        ValueError: an item is empty, or a parenthesis is not closed; names the option.
     """
     items, depth = [""], 0
     for character in text:
@@ -229,8 +230,9 @@ def split_specs(text: str) -> list[str]:
         else:
             items[-1] += character
     if depth != 0:
-        raise ValueError(f"--optim {text}: a parenthesis has no partner")
+        raise ValueError(f"{option} {text}: a parenthesis has no partner")
     items = [item.strip() for item in items]
     if "" in items:
-        raise ValueError(f"--optim {text}: item {items.index('') + 1} is empty; write SPEC,SPEC...")
+        empty = items.index("") + 1
+        raise ValueError(f"{option} {text}: item {empty} is empty; write SPEC,SPEC...")
     return items

@@ -14,7 +14,7 @@ import optbench_llm as ob
 from optbench_llm.audit import audit, comparison_for
 from optbench_llm.audit.deviation import deviations
 from optbench_llm.audit.implementations import Absent, Implementation, ours, theirs
-from optbench_llm.audit.page import rules_of_ours
+from optbench_llm.audit.page import auditable
 from optbench_llm.audit.timing import block_shapes
 from optbench_llm.catalog.counterparts import COMPARISONS, PACKAGES, Counterpart
 from optbench_llm.create import validate_hyperparameters
@@ -175,7 +175,13 @@ def test_the_table_marks_known_differences(capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [([], "takes NAME,NAME... or --all"), (["adamw,nosuch"], "unknown optimizer 'nosuch'")],
+    [
+        ([], "Missing argument"),
+        (["adamw,nosuch"], "unknown optimizer 'nosuch'"),
+        (["adamw,"], "NAME adamw,: item 2 is empty"),
+        (["zzz*"], "no optimizer matches 'zzz*'"),
+        (["adamw,lion-8bit"], "'lion-8bit' is none"),
+    ],
 )
 def test_wrong_names_end_the_command_before_anything_runs(arguments, words):
     """One line, exit code 2."""
@@ -186,8 +192,16 @@ def test_wrong_names_end_the_command_before_anything_runs(arguments, words):
     assert not process.stdout
 
 
-def test_all_means_every_rule_of_ours():
-    """Providers' rows are left out, the rest is there."""
-    names = rules_of_ours()
-    assert {"adamw", "muon", "prodigy"} <= set(names)
-    assert "lion-8bit" not in names
+def test_all_and_wildcards_mean_rules_of_ours():
+    """Providers' rows are left out where nobody named them."""
+    assert {"adamw", "muon", "prodigy"} <= set(auditable("all"))
+    assert auditable("lion*") == ["lion"]
+    assert auditable("lion-8bit") == ["lion-8bit"]
+
+
+def test_what_a_storage_costs_shows():
+    """Our rule in 16 bits is compared with itself in full precision, and so are the others."""
+    for one in ours("lion@bf16"):
+        assert largest_deviation("lion@bf16", one) > 1e-3
+    labels = [one.label for one in theirs("lion@bf16")]
+    assert "bnb:Lion32bit" in labels

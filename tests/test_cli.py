@@ -59,7 +59,7 @@ def test_importing_costs_no_heavy_package(module, too_heavy):
 )
 def test_specs_are_split_at_commas_outside_parentheses(text, specs):
     """A comma inside parentheses belongs to the spec."""
-    assert split_specs(text) == specs
+    assert split_specs("--optim", text) == specs
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_specs_are_split_at_commas_outside_parentheses(text, specs):
 def test_a_malformed_list_of_specs_is_refused(text, words):
     """A slip in a list is no shorter list."""
     with pytest.raises(ValueError, match=words):
-        split_specs(text)
+        split_specs("--optim", text)
 
 
 @pytest.mark.parametrize(

@@ -34,5 +34,11 @@ def test_a_wildcard_stands_for_the_rows_that_match():
 
 def test_a_wildcard_without_a_match_is_an_error():
     """Nothing would run."""
-    with pytest.raises(ValueError, match=r"zzz\*.*no optimizer matches"):
+    with pytest.raises(ValueError, match=r"no optimizer matches 'zzz\*'"):
         chosen("zzz*")
+
+
+def test_a_wildcard_with_a_storage_is_told_from_one_without_a_match():
+    """What is wrong is the storage, not the name."""
+    with pytest.raises(ValueError, match="takes no storage"):
+        chosen("adam*@int8")

@@ -56,7 +56,8 @@ def comparison_for(spec: str) -> Comparison:
             f"audit compares others with a rule of ours, and {spec!r} is none; take a name that"
             " `optbench-llm list` shows"
         )
-    return COMPARISONS.get(parsed.canonical) or Comparison(parsed.info.defaults)
+    name = parsed.canonical.partition("@")[0]
+    return COMPARISONS.get(name) or Comparison(parsed.info.defaults)
 
 
 def rule_of(spec: str) -> type[Rule]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from optbench_llm.audit.compare import Audit, Finding, audit
 from optbench_llm.audit.implementations import comparison_for
-from optbench_llm.catalog import list_optimizers, optimizer_info
+from optbench_llm.catalog import expand, optimizer_info
 from optbench_llm.catalog.counterparts import PACKAGES
 from optbench_llm.strict_json import finite_only
 from optbench_llm.terminal import MISSING, make_console
@@ -40,10 +40,13 @@ def run_audits(specs: Sequence[str], *, steps: int, elements: int | None, as_jso
         print(json.dumps(finite_only(found), indent=2))
 
 
-def rules_of_ours() -> list[str]:
-    """All names that can be audited."""
-    infos = map(optimizer_info, list_optimizers())
-    return [info.name for info in infos if info.rule is not None]
+def auditable(item: str) -> list[str]:
+    """The names that one item stands for; of several, those that are rules of ours.
+
+    Raises ValueError for a wildcard that no row matches.
+    """
+    names = expand(item)
+    return names if names == [item] else [n for n in names if optimizer_info(n).rule is not None]
 
 
 def versions() -> dict[str, str | None]:

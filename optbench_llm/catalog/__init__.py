@@ -8,9 +8,13 @@ from optbench_llm.catalog.info import OptimizerInfo
 from optbench_llm.catalog.rows import ENTRIES
 from optbench_llm.catalog.spec import Spec, parse_spec
 
+#: Stands for the whole catalog in a list of specs.
+ALL = "all"
+
 __all__ = [
     "OptimizerInfo",
     "Spec",
+    "expand",
     "list_optimizers",
     "optimizer_info",
     "parse_spec",
@@ -64,3 +68,23 @@ def optimizer_info(name: str) -> OptimizerInfo:
 def published_optimizers() -> list[str]:
     """The rows of the published GPT-2-on-Alpaca table, best first; no variants of them."""
     return [entry.name for entry in ENTRIES if entry.published_loss and not entry.variant_of]
+
+
+def expand(item: str) -> list[str]:
+    """The names that one item of a list of specs stands for.
+
+    ``all`` and wildcards stand for the rows that match, without the variants, which depart from
+    their method on purpose and must be named; anything else stands for itself.
+
+    Raises ValueError for a wildcard that no row matches.
+    """
+    if item != ALL and not set("*?[") & set(item):
+        return [item]
+    pattern = "*" if item == ALL else item
+    names = [name for name in list_optimizers(pattern) if optimizer_info(name).variant_of is None]
+    if not names:
+        hint = "; a wildcard takes no storage" if "@" in item else ""
+        raise ValueError(
+            f"no optimizer matches {item!r}{hint}; `optbench-llm list` shows all names"
+        )
+    return names

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from optbench_llm.catalog import list_optimizers, optimizer_info
+from optbench_llm.catalog import expand
 from optbench_llm.leaderboard.board import Plan, Run, make_plan, run_leaderboard
 from optbench_llm.leaderboard.estimate import estimate
 from optbench_llm.leaderboard.optimizer_settings import canonical_spec
@@ -16,7 +16,6 @@ from optbench_llm.leaderboard.store import Store
 from optbench_llm.terminal import make_console
 
 ALL_RUN, NONE_DONE, INTERRUPTED = 0, 1, 130
-ALL = "all"
 
 
 def run_command(
@@ -79,18 +78,9 @@ def _entries(recipe: Recipe, specs: Sequence[str]) -> list[dict[str, Any]]:
     return entries
 
 
-def _named(recipe: Recipe, spec: str) -> list[str]:
-    """The specs that one item names: itself, or for ``all`` and a wildcard every row that matches.
-
-    The recipe's own come first, in its order. Variants, which depart from their method on purpose,
-    must be named.
-    """
-    if spec != ALL and not set("*?[") & set(spec):
-        return [canonical_spec(spec)]
-    pattern = "*" if spec == ALL else spec
-    names = [n for n in list_optimizers(pattern) if optimizer_info(n).variant_of is None]
-    if not names:
-        raise ValueError(f"--optim {spec}: no optimizer matches; optbench-llm list shows all names")
+def _named(recipe: Recipe, item: str) -> list[str]:
+    """The canonical specs that one item stands for; of several, the recipe's own come first."""
+    names = [canonical_spec(name) for name in expand(item)]
     listed = [entry.spec for entry in recipe.optimizers if entry.spec in names]
     return [*listed, *(name for name in names if name not in listed)]
 

@@ -27,7 +27,8 @@ class Prodigy(Rule):
             - \eta_t d_{t-1}\,m_t / (\sqrt{v_t} + d_t\,\epsilon)
 
     :math:`\eta_t` is lr, times Adam's bias corrections under ``use_bias_correction``; leave lr at 1
-    and tune c = ``d_coef`` instead. G = ``growth_rate`` does not bound the first growth of d.
+    and tune c = ``d_coef`` instead. G = ``growth_rate`` (None: no bound) does not bound the first
+    growth of d.
     ``beta3`` None means :math:`\sqrt{\beta_2}`. ``safeguard_warmup`` leaves :math:`\eta_t` out of
     s, for schedules that begin low. ``decouple=False`` makes weight decay a term of the gradient.
     Parameters whose lr is 0 keep out of the estimate. All this is the authors' code; the paper
@@ -52,7 +53,7 @@ class Prodigy(Rule):
         "safeguard_warmup": False,
         "d0": 1e-6,
         "d_coef": 1.0,
-        "growth_rate": math.inf,
+        "growth_rate": None,
     }
     ranges = {
         "beta3": Optional(FRACTION),
@@ -61,7 +62,7 @@ class Prodigy(Rule):
         "safeguard_warmup": FLAG,
         "d0": POSITIVE,
         "d_coef": POSITIVE,
-        "growth_rate": Interval(1.0),
+        "growth_rate": Optional(Interval(1.0, open_high=True)),
     }
     #: ``d`` 0 stands for ``d0``; ``counted`` are the steps that saw a gradient.
     carry = {"d": 0.0, "d_max": 0.0, "numerator": 0.0, "counted": 0.0}
@@ -115,7 +116,7 @@ class Prodigy(Rule):
             if d == h.d0:
                 d = max(d, estimate)
             d_max = max(d_max, estimate)
-            d = min(d_max, d * h.growth_rate)
+            d = d_max if h.growth_rate is None else min(d_max, d * h.growth_rate)
             counted += 1
         return {"d": d, "d_max": d_max, "numerator": numerator, "counted": counted}
 

@@ -140,7 +140,7 @@ def prodigy(
     safeguard_warmup: bool,
     d0: float,
     d_coef: float,
-    growth_rate: float,
+    growth_rate: float | None,
 ) -> Path:
     """Mishchenko & Defazio 2023 (2306.06101), algorithm 4; options as in the authors' code."""
     beta1, beta2 = betas
@@ -168,7 +168,7 @@ def prodigy(
         d_hat = d_coef * r / s_l1
         d_max = max(d_max, d_hat)
         before = max(d, d_hat) if d == d0 else d
-        old, d = d, min(d_max, before * growth_rate)
+        old, d = d, d_max if growth_rate is None else min(d_max, before * growth_rate)
         for i, g in enumerate(step.g):
             if g is None:
                 continue
@@ -234,7 +234,7 @@ PROOFS: dict[str, Proof] = {
                 "safeguard_warmup": True,
                 "d0": 0.02,
                 "d_coef": 3.0,
-                "growth_rate": math.inf,
+                "growth_rate": None,
             },
         ],
         {"eps": 0.0},
