@@ -27,13 +27,15 @@ def create_optimizer(
 ) -> torch.optim.Optimizer:
     """Make the optimizer that a spec names.
 
-    A model is split into parameters that decay and parameters that do not (biases and norms); an
-    iterable of parameters or of groups is taken as it is, with a warning where the optimizer must
-    know the layout of weights. ``lr`` None means the declared one.
+    A model is split into parameters that decay and parameters that do not (biases and norms), and by
+    what each is where the optimizer must know it. An iterable of parameters or of groups is taken
+    as it is: with a warning for optimizers that look at output channels, with a ``role`` in each
+    group for those that must know what a parameter is. ``lr`` None means the declared one.
     ``engine`` is ``auto``, ``eager`` or ``compiled`` and concerns our own rules only.
 
     Raises ValueError for an unknown name (with the nearest ones), an unknown hyperparameter or one
-    out of range, and for a provider that is not installed.
+    out of range, a model without parameters for the optimizer, groups without a role where it needs
+    one, and for a provider that is not installed.
     """
     parsed = parse_spec(spec)
     given = dict(hyperparameters) if lr is None else {"lr": lr, **hyperparameters}

@@ -116,8 +116,11 @@ def _wrappers(text: str, prefixes: list[str]) -> tuple[str, ...]:
     known = {_normalised(name): name for name in WRAPPERS}
     for prefix in prefixes:
         if _normalised(prefix) not in known:
+            near = difflib.get_close_matches(_normalised(prefix), known, n=1)
+            hint = f" Did you mean {known[near[0]]!r}?" if near else ""
             raise ValueError(
-                f"optimizer {text!r}: no wrapper {prefix!r}, expected one of {', '.join(WRAPPERS)}"
+                f"optimizer {text!r}: no wrapper {prefix!r}, expected one of"
+                f" {', '.join(WRAPPERS)}.{hint}"
             )
     return tuple(known[_normalised(prefix)] for prefix in prefixes)
 
