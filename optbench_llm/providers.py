@@ -15,7 +15,7 @@ from torch import nn
 from optbench_llm.catalog import Spec, parse_spec
 from optbench_llm.params import param_groups
 from optbench_llm.rules.hyperparameters import FRACTION, RANGES, Interval
-from optbench_llm.rules.rule import Rule
+from optbench_llm.rules.rule import LAYOUT_KEYS, MATRIX_ROLES, Rule
 
 MODULES = {
     "torch": "torch.optim",
@@ -39,7 +39,6 @@ OUT_OF_REACH = {
 MARKED_GROUPS = {
     "pytorch_optimizer": ("Muon", "AdaMuon", "AdaGO", "DistributedMuon", "MuonClip", "NorMuon")
 }
-MATRIX_ROLES = ("matrix", "query", "key", "value")
 
 
 def provider_class(provider: str, name: str) -> type[torch.optim.Optimizer]:
@@ -157,9 +156,8 @@ def _marked_groups(spec: Spec, model_or_params: Any, weight_decay: float | None)
     """
     if isinstance(model_or_params, nn.Module):
         groups = param_groups(model_or_params, weight_decay, _ByRole)
-        layout = ("role", "parts", "conv1d")
         return [
-            {name: value for name, value in group.items() if name not in layout}
+            {name: value for name, value in group.items() if name not in LAYOUT_KEYS}
             | {"use_muon": group["role"] in MATRIX_ROLES}
             for group in groups
         ]

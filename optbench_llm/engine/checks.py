@@ -56,6 +56,22 @@ def check_gradients(optimizer: str, groups: Sequence[dict[str, Any]]) -> None:
                 )
 
 
+def check_ready(
+    optimizer: str, rule: type[Rule], groups: Sequence[dict[str, Any]], training: bool
+) -> None:
+    """Raise RuntimeError for a step in evaluation mode, or without a curvature estimate."""
+    if not training:
+        raise RuntimeError(
+            f"optimizer {optimizer!r} is in evaluation mode; call optimizer.train() before step"
+        )
+    if rule.observe is not None and not groups[0].get("observations"):
+        raise RuntimeError(
+            f"optimizer {optimizer!r} needs a curvature estimate that was never fed: train with"
+            " OptBenchTrainer or attach(trainer, ...), or call optimizer.observe() yourself"
+            " with the gradients of the estimate"
+        )
+
+
 def refuse_sharded(optimizer: str, p: Tensor) -> None:
     """Raise RuntimeError for a parameter of which this process holds a shard."""
     if isinstance(p, DTensor):

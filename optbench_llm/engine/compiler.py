@@ -1,11 +1,38 @@
-"""Whether this machine can compile: a C++ compiler (or Triton), headers, inductor."""
+"""Whether to compile: what the model repays, and this machine can."""
 
 from __future__ import annotations
 
 import functools
+import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+ENGINES = ("auto", "eager", "compiled")
+#: Below this many elements a compiled step does not repay its compilation in a usual run.
+COMPILE_FROM_ELEMENTS = 16_000_000
+
+
+def choose_engine(asked: str, params: Sequence[Tensor]) -> str:
+    """``eager`` or ``compiled``; ``auto`` warns where a large model cannot be compiled.
+
+    Raises RuntimeError where compiled code was asked for and cannot be had.
+    """
+    few = sum(p.numel() for p in params) < COMPILE_FROM_ELEMENTS
+    if asked == "eager" or (asked == "auto" and few):
+        return "eager"
+    failure = compiler_failure(params[0].device)
+    if failure is None:
+        return "compiled"
+    advice = "install g++ and Python's headers, or set CXX"
+    if asked == "compiled":
+        raise RuntimeError(f"engine 'compiled' does not work here ({failure}); {advice}")
+    warnings.warn(
+        f"cannot compile ({failure}), so the optimizer steps eagerly, several times slower;"
+        f" {advice}"
+    )
+    return "eager"
 
 
 def _probe(x: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Sized
 from types import SimpleNamespace
@@ -11,12 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optbench_llm.engine.checks import check_gradients, check_layout, refuse_sharded
-from optbench_llm.engine.compiler import compiler_failure
+from optbench_llm.engine.checks import (
+    check_gradients,
+    check_layout,
+    check_ready,
+    refuse_sharded,
+)
+from optbench_llm.engine.compiler import ENGINES, choose_engine
 from optbench_llm.engine.phases import CompiledPhases, Phases, arithmetic_dtype
 from optbench_llm.engine.pieces import Work, pieces, whole
 from optbench_llm.engine.rounding import NOISE, noise_key
-from optbench_llm.engine.scalars import Scalars
+from optbench_llm.engine.scalars import Scalars, settings_of, settings_of_unit
 from optbench_llm.engine.state import (
     bytes_of,
     make_missing_slots,
@@ -27,14 +31,10 @@ from optbench_llm.engine.state import (
 from optbench_llm.engine.storage import Storage, check_storage, storage_for
 from optbench_llm.engine.units import Unit, units_of
 from optbench_llm.rules.hyperparameters import check_hyperparameters
-from optbench_llm.rules.rule import COMPANION, Rule, Scope, Slot
+from optbench_llm.rules.rule import COMPANION, LAYOUT_KEYS, Rule, Scope, Slot
 
-ENGINES = ("auto", "eager", "compiled")
-#: Below this many elements a compiled step does not repay its compilation in a usual run.
-COMPILE_FROM_ELEMENTS = 16_000_000
-#: What a parameter group may carry besides the rule's hyperparameters: torch's, what params.py
-#: knows of the parameters, and what the engine keeps there.
-LAYOUT_KEYS = ("conv1d", "role", "parts", "stacked")
+#: What a parameter group may carry besides the rule's hyperparameters: torch's, what is known of
+#: its weights, and what the engine keeps there.
 GROUP_KEYS = ("params", "param_names", "initial_lr", "spec", "observations", "step", *LAYOUT_KEYS)
 TRAIN_POINT = "train_point"
 
@@ -135,26 +135,9 @@ class RuleOptimizer(torch.optim.Optimizer):
     def engine(self) -> str:
         """``eager`` or ``compiled``; ``auto`` is decided when first asked."""
         if self._engine is None:
-            self._engine = self._choose_engine()
+            params = [p for group in self.param_groups for p in group["params"]]
+            self._engine = choose_engine(self._asked_engine, params)
         return self._engine
-
-    def _choose_engine(self) -> str:
-        if self._asked_engine == "eager":
-            return "eager"
-        elements = sum(p.numel() for group in self.param_groups for p in group["params"])
-        if self._asked_engine == "auto" and elements < COMPILE_FROM_ELEMENTS:
-            return "eager"
-        failure = compiler_failure(self.param_groups[0]["params"][0].device)
-        if failure is None:
-            return "compiled"
-        advice = "install g++ and Python's headers, or set CXX"
-        if self._asked_engine == "compiled":
-            raise RuntimeError(f"engine 'compiled' does not work here ({failure}); {advice}")
-        warnings.warn(
-            f"cannot compile ({failure}), so the optimizer steps eagerly, several times slower;"
-            f" {advice}"
-        )
-        return "eager"
 
     @property
     def compile_s(self) -> float:
@@ -178,11 +161,11 @@ class RuleOptimizer(torch.optim.Optimizer):
         known: dict[Any, int] = {}
         total = 0
         for group in self.param_groups:
-            rule, h = self.rule_for(group), _numbers(group)
+            rule, h = self.rule_for(group), settings_of(group)
             for p in group["params"]:
                 for unit in units_of(rule, p, group):
                     view = unit.view(p.detach())
-                    slots = slots_of(rule, view, _unit_numbers(h, unit))
+                    slots = slots_of(rule, view, settings_of_unit(h, unit))
                     for slot in slots if p.numel() else ():
                         storage = self._storage_of(slot, view)
                         shape = slot.shape_for(tuple(view.shape))
@@ -198,7 +181,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._check_ready()
+        check_ready(self.spec, self.rule, self.param_groups, self._training)
         check_gradients(self.spec, self.param_groups)
         works = list(self._works(advance=True))
         for work in works:
@@ -247,7 +230,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             self._training = False
             state[TRAIN_POINT] = p.detach().clone()
             for unit in units_of(rule, p, group):
-                view, h = unit.view(p.detach()), _unit_numbers(_numbers(group), unit)
+                view, h = unit.view(p.detach()), settings_of_unit(settings_of(group), unit)
                 slots = slots_of(rule, view, h)
                 phases = self._phases_for(rule, view, slots)
                 exact = view.to(arithmetic_dtype(p))
@@ -274,18 +257,6 @@ class RuleOptimizer(torch.optim.Optimizer):
                 }
         self._training = not any(TRAIN_POINT in state for state in self.state.values())
 
-    def _check_ready(self) -> None:
-        if not self._training:
-            raise RuntimeError(
-                f"optimizer {self.spec!r} is in evaluation mode; call optimizer.train() before step"
-            )
-        if self.rule.observe is not None and not self.param_groups[0].get("observations"):
-            raise RuntimeError(
-                f"optimizer {self.spec!r} needs a curvature estimate that was never fed: train with"
-                " OptBenchTrainer or attach(trainer, ...), or call optimizer.observe() yourself"
-                " with the gradients of the estimate"
-            )
-
     def _known_states(self) -> Iterator[tuple[Tensor, dict[str, Any], dict[str, Any]]]:
         for group in self.param_groups:
             for p in group["params"]:
@@ -296,7 +267,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         """Every unit with a gradient; ``advance`` counts this as its next step."""
         computed: dict[Any, tuple[Any, ...]] = {}
         for index, group in enumerate(self.param_groups):
-            rule, h = self.rule_for(group), _numbers(group)
+            rule, h = self.rule_for(group), settings_of(group)
             shared = rule.scope is Scope.MODEL
             if shared and advance:
                 group["step"] += 1
@@ -314,7 +285,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                     fixed[NOISE] = noise_key(state["step"] + 1, 65536 * index + position)
                 state["step"] += advance
                 for unit in units_of(rule, p, group):
-                    own = _unit_numbers(h, unit)
+                    own = settings_of_unit(h, unit)
                     key = (index, t, unit.role, unit.heads, *carry.values(), *fixed.values())
                     if key not in computed:
                         computed[key] = self._numbers_of_step(rule, own, t, carry, fixed, computed)
@@ -422,16 +393,5 @@ class RuleOptimizer(torch.optim.Optimizer):
         return sum(results[1:], results[0]) if phase == "measure" else None
 
 
-def _numbers(group: dict[str, Any]) -> Any:
-    """Hyperparameters of a group by name; a scheduler may have made lr a tensor."""
-    values = {k: v.item() if _is_tensor(v) else v for k, v in group.items() if k != "params"}
-    return SimpleNamespace(**values)
-
-
 def _is_tensor(value: Any) -> bool:
     return isinstance(value, Tensor)
-
-
-def _unit_numbers(h: Any, unit: Unit) -> Any:
-    """The hyperparameters of a group as the rule of one unit sees them."""
-    return SimpleNamespace(**{**vars(h), "role": unit.role, "heads": unit.heads})

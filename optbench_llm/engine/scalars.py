@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from collections import namedtuple
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from optbench_llm.engine.units import Unit
 from optbench_llm.rules.rule import Rule
+
+
+def settings_of(group: dict[str, Any]) -> Any:
+    """What a parameter group holds, by name; a scheduler may have made lr a tensor."""
+    values = {key: value for key, value in group.items() if key != "params"}
+    numbers = {k: v.item() if isinstance(v, Tensor) else v for k, v in values.items()}
+    return SimpleNamespace(**numbers)
+
+
+def settings_of_unit(h: Any, unit: Unit) -> Any:
+    """The settings of a group as the rule of one unit sees them."""
+    return SimpleNamespace(**{**vars(h), "role": unit.role, "heads": unit.heads})
 
 
 class Scalars:
