@@ -27,10 +27,10 @@ def create_optimizer(
 ) -> torch.optim.Optimizer:
     """Make the optimizer that a spec names.
 
-    A model is split into parameters that decay and parameters that do not (biases and norms), and by
-    what each is where the optimizer must know it. An iterable of parameters or of groups is taken
-    as it is: with a warning for optimizers that look at output channels, with a ``role`` in each
-    group for those that must know what a parameter is. ``lr`` None means the declared one.
+    A model is split into parameters that decay and parameters that do not (biases and norms), and
+    by what each is where the optimizer must know it. An iterable of parameters or of groups is
+    taken as it is: with a warning for optimizers that look at output channels, with a ``role`` in
+    each group for those that must know what a parameter is. ``lr`` None means the declared one.
     ``engine`` is ``auto``, ``eager`` or ``compiled`` and concerns our own rules only.
 
     Raises ValueError for an unknown name (with the nearest ones), an unknown hyperparameter or one
