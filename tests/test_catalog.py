@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from transformers.training_args import OptimizerNames
@@ -284,3 +286,10 @@ def test_a_typo_is_reported_without_importing_torch():
     assert "Nearest: adam" in run.stdout
     assert "adamw" in run.stdout
     assert run.stdout.strip().endswith("False")
+
+
+def test_the_readme_counts_the_rows_that_all_stands_for():
+    """Every row that runs but those that depart from their method on purpose."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    counted = [n for n in ob.list_optimizers() if ob.optimizer_info(n).variant_of is None]
+    assert re.findall(r"(\d+)\s+in\s+all", readme) == [str(len(counted))]
