@@ -103,6 +103,8 @@ def _needs(info: OptimizerInfo, rule: type[Rule] | None) -> list[str]:
         needs.append(f"program {rule.program}: extra passes over the batch, by OptBenchTrainer")
     if info.schedule == "constant":
         needs.append("a constant learning rate")
+    if info.finds_step_size:
+        needs.append(f"an lr of about {info.lr:g}, which scales a step that it finds itself")
     if rule and rule.by_layout:
         needs.append("the model, or groups that name a role: it must know what a parameter is")
     elif rule and rule.by_channel:

@@ -186,6 +186,13 @@ def test_lr_scale_multiplies_declared_learning_rates_alone(write):
     assert after == [before[0] / 2, before[1]]
 
 
+def test_lr_scale_leaves_methods_alone_that_find_their_own_step_size(write):
+    """Prodigy at a tenth would be another method; a wrapper changes nothing about that."""
+    specs = [{"spec": "prodigy"}, {"spec": "lookahead+adadelta"}, {"spec": "adamw"}]
+    recipe = override(load_recipe(write()), {"lr_scale": 0.1, "optimizers": specs})
+    assert [recipe.lr_of(entry) for entry in recipe.optimizers] == [1.0, 1.0, pytest.approx(1e-4)]
+
+
 def test_ranking_by_eval_loss_needs_something_to_evaluate_on(write):
     """Without a validation split there is no such loss: said before any work."""
     path = write("block_size: 64}", "block_size: 64, validation_fraction: 0}\nrank_by: eval_loss")

@@ -29,7 +29,9 @@ class OptimizerInfo:
     instead and states its ``settings`` (the hyperparameters in their usual names). ``schedule`` is
     ``constant`` where the method itself demands a constant learning rate. ``published_loss`` is the
     row's train loss in the published GPT-2-on-Alpaca table. ``variant_of`` names the row that this
-    one departs from on purpose; ``unavailable`` says what this version lacks to run it.
+    one departs from on purpose; ``finds_step_size`` that the lr only scales a step size which the
+    method finds itself, so that one value suits all models; ``unavailable`` says what this version
+    lacks to run it.
     ``provider_state_bytes`` is, of a provider's row, the state of a large matrix, in bytes per
     element.
     """
@@ -45,6 +47,7 @@ class OptimizerInfo:
     url: str | None = None
     category_is_ours: bool = False
     schedule: Literal["any", "constant"] = "any"
+    finds_step_size: bool = False
     published_name: str | None = None
     published_loss: float | None = None
     aliases: tuple[str, ...] = ()

@@ -183,6 +183,8 @@ class Recipe(Section):
     def lr_of(self, entry: OptimizerEntry) -> float:
         """The learning rate of one row: its own, or the recipe's.
 
+        ``lr_scale`` leaves methods alone that find their own step size.
+
         Raises:
             ValueError: the recipe says ``declared``, and neither catalog nor provider has one.
         """
@@ -190,7 +192,9 @@ class Recipe(Section):
             return entry.lr
         if self.lr != "declared":
             return float(self.lr)
-        return declared_lr(entry.spec) * self.lr_scale
+        info = parse_spec(entry.spec).info
+        scale = 1.0 if info is not None and info.finds_step_size else self.lr_scale
+        return declared_lr(entry.spec) * scale
 
     def weight_decay_of(self, entry: OptimizerEntry) -> float | None:
         """What one row gets of the recipe's weight decay; None where it has its own or none.

@@ -128,6 +128,11 @@ class Board:
         other = [_schedule(row) for row in self.rows if row["schedule"] != schedule]
         if other:
             notes.append(f"Schedules other than {schedule}: {'; '.join(other)}.")
+        unscaled = [row["optimizer"] for row in self.rows if _finds_step_size(row["optimizer"])]
+        if unscaled and self.recipe.lr_scale != 1:
+            notes.append(
+                f"At the declared lr unscaled, of its own step size: {', '.join(unscaled)}."
+            )
         untouched = self.environment.get("untouched_eval_loss")
         if untouched is not None:
             notes.append(f"The untouched model's eval loss is {untouched:.4f}.")
@@ -185,6 +190,11 @@ class Board:
 _KEYS = [column.key for column in COLUMNS]
 _TEXT = ("label", "status")
 _FIRST_TO_GO = ("steps", "peak_mem_bytes", "optimizer_step_ms", "state_bytes_per_param", "lr")
+
+
+def _finds_step_size(spec: str) -> bool:
+    info = parse_spec(spec).info
+    return info is not None and info.finds_step_size
 
 
 def _schedule(row: Row) -> str:

@@ -89,6 +89,7 @@ ROWS = (
     OptimizerInfo(
         "adadelta", "AdaDelta", "Zeiler, ADADELTA: An Adaptive Learning Rate Method", 2012,
         ADAPTIVE_PLAIN, "adadelta:AdaDelta", url="https://arxiv.org/abs/1212.5701",
+        finds_step_size=True,
         published_name="AdaDelta", published_loss=2.6298,
         notes="The method has no learning rate of its own: use about 1. The published run took"
         " rho 0.95.",

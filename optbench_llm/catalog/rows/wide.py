@@ -20,7 +20,7 @@ ROWS: tuple[OptimizerInfo, ...] = (
     OptimizerInfo(
         "prodigy", "Prodigy", "Mishchenko & Defazio, Prodigy: An Expeditiously Adaptive"
         " Parameter-Free Learner", 2023, ESTIMATED, "prodigy:Prodigy",
-        url="https://arxiv.org/abs/2306.06101", category_is_ours=True,
+        url="https://arxiv.org/abs/2306.06101", category_is_ours=True, finds_step_size=True,
         notes="Estimates its step size: leave lr at 1 and tune d_coef.",
     ),
     OptimizerInfo(
