@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Workers of pytest-xdist share the cores; threads that wait for each other cost more than they do.
+# Set before torch is imported, and for the processes that tests start.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ALPACA_FILES = {
     "sample": Path(__file__).with_name("alpaca_sample.json"),
