@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +20,7 @@ from optbench_llm.engine.compiler import ENGINES, choose_engine
 from optbench_llm.engine.phases import CompiledPhases, Phases, arithmetic_dtype
 from optbench_llm.engine.pieces import Work, pieces, whole
 from optbench_llm.engine.rounding import NOISE, noise_key
-from optbench_llm.engine.scalars import Scalars, settings_of, settings_of_unit
+from optbench_llm.engine.scalars import named, settings_of, settings_of_unit
 from optbench_llm.engine.state import (
     bytes_of,
     make_missing_slots,
@@ -83,7 +83,6 @@ class RuleOptimizer(torch.optim.Optimizer):
         self._engine: str | None = None
         self._compiled = CompiledPhases()
         self._phases: dict[Any, Phases] = {}
-        self._scalars = Scalars()
         self._training = True
 
     def __getstate__(self) -> dict[str, Any]:
@@ -288,7 +287,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                     own = settings_of_unit(h, unit)
                     key = (index, t, unit.role, unit.heads, *carry.values(), *fixed.values())
                     if key not in computed:
-                        computed[key] = self._numbers_of_step(rule, own, t, carry, fixed, computed)
+                        computed[key] = self._numbers_of_step(rule, own, t, carry, fixed)
                     if advance:
                         now = computed[key][0]._asdict()
                         keeper.update({name: now[name] for name in carry if name in now})
@@ -296,20 +295,14 @@ class RuleOptimizer(torch.optim.Optimizer):
                     yield self._work(rule, p, unit, own, computed[key], stages)
 
     def _numbers_of_step(
-        self,
-        rule: type[Rule],
-        h: Any,
-        t: int,
-        carry: dict[str, float],
-        fixed: dict[str, float],
-        computed: Sized,
-    ) -> tuple[Any, dict[torch.dtype, Tensor]]:
-        """The scalars by name and, for compiled code, as vectors in the memory of their turn."""
+        self, rule: type[Rule], h: Any, t: int, carry: dict[str, float], fixed: dict[str, float]
+    ) -> tuple[Any, Tensor | None]:
+        """The scalars by name and, for compiled code, as a vector: it is compiled once for any."""
         numbers = rule.scalars(h, t, carry)
         assert not numbers.keys() & fixed.keys(), (rule, fixed)
-        named = self._scalars.named(rule, {**numbers, **fixed})
+        scalars = named(rule, {**numbers, **fixed})
         compiled = self.engine == "compiled"
-        return named, self._scalars.vectors(named, len(computed)) if compiled else {}
+        return scalars, torch.tensor(scalars, dtype=torch.float32) if compiled else None
 
     def _work(
         self,
@@ -368,8 +361,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         rule = work.rule
         if rule.conclude is None:
             return total
-        named = namedtuple(f"{rule.__name__}Total", rule.measures)(*total.tolist())
-        numbers = rule.conclude(work.h, work.scalars[0], named)
+        sums = namedtuple(f"{rule.__name__}Total", rule.measures)(*total.tolist())
+        numbers = rule.conclude(work.h, work.scalars[0], sums)
         for group in self.param_groups:
             group.update({name: numbers[name] for name in rule.carry if name in numbers})
         return torch.tensor([numbers[name] for name in rule.conclusions], dtype=torch.float64)
@@ -381,8 +374,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         """
         if self.engine == "compiled" and arithmetic_dtype(work.p) is torch.float32:
             p, g, stored = whole(work)
-            scalars, vectors = work.scalars
-            c = vectors[torch.float32]
+            scalars, c = work.scalars
             return self._compiled.call(work.phases, phase, type(scalars), p, g, stored, c, *rest)
         function = work.phases.stage(phase)
         results, start = [], 0

@@ -25,7 +25,7 @@ Piece = tuple[Tensor, Tensor, Stored]
 class Work:
     """One unit in one step: detached parameter and gradient, slots, the step's scalars and stages.
 
-    ``scalars`` hold the numbers by name and, for compiled code, as a vector of each dtype.
+    ``scalars`` hold the numbers by name and, for compiled code, as a vector.
     """
 
     rule: type[Rule]

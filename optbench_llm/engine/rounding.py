@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from optbench_llm.rules.hashing import MASK, mixed
 from optbench_llm.rules.rule import Slot
 
 #: What Kahan summation keeps: the part of the parameter that bf16 cannot hold.
@@ -17,7 +18,6 @@ COMPENSATION = Slot("compensation", delicate=True, storage="bf16")
 #: The scalar that holds the key of a parameter's random bits.
 NOISE = "noise"
 LOW_BITS = 0xFFFF
-MASK = 0xFFFFFFFF
 #: Keys of the noise are exact in fp32.
 KEY_BITS = 24
 
@@ -37,7 +37,7 @@ def bf16_stochastic(x: Tensor, key: Tensor | float, start: int) -> Tensor:
     """
     position = torch.arange(start, start + x.numel(), device=x.device).view(x.shape)
     shift = torch.as_tensor(key, device=x.device).long() * 0x9E3779
-    noise = _mixed((_mixed(position) + shift) & MASK)
+    noise = mixed((mixed(position) + shift) & MASK)
     return _unless_nan(x, x.view(torch.int32) + (noise & LOW_BITS).int())
 
 
@@ -52,10 +52,3 @@ def noise_key(t: int, parameter: int) -> int:
 def _unless_nan(x: Tensor, bits: Tensor) -> Tensor:
     """The bf16 numbers of these bits; the sums behind the bits of a NaN may wrap around to 0."""
     return (bits & ~LOW_BITS).view(torch.float32).where(~x.isnan(), x)
-
-
-def _mixed(x: Tensor) -> Tensor:
-    """A hash of 32-bit numbers held in int64, whose products stay below 2**63."""
-    x = (((x >> 16) ^ x) * 0x45D9F3B) & MASK
-    x = (((x >> 16) ^ x) * 0x45D9F3B) & MASK
-    return (x >> 16) ^ x

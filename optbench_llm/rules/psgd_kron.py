@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from optbench_llm.rules.adam import AdamW
+from optbench_llm.rules.hashing import mixed
 from optbench_llm.rules.hyperparameters import COUNT, FRACTION, POSITIVE, Interval, Optional
 from optbench_llm.rules.rule import MATRIX_ROLES, Rule, Scope, Slot, Update, decoupled_decay, ema
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 DAMPING = 2**-11.5
 #: Root mean square beyond which a step is shortened.
 LARGEST_RMS = 1.1
-#: All bits of the probe's hash.
-BITS = 2**32 - 1
 
 
 class PsgdKron(Rule):
@@ -160,13 +159,6 @@ def probe(like: Tensor, t: Any) -> Tensor:
     x = (x + (x >> 4)) & 0x0F0F0F0F
     ones = (x * 0x01010101 >> 24) & 0xFF
     return ((ones - 16).to(like.dtype) / 8**0.5).view(like.shape)
-
-
-def mixed(x: Tensor) -> Tensor:
-    """A hash of 32 bits, in 64 so that no product overflows."""
-    x = ((x ^ (x >> 16)) * 0x45D9F3B) & BITS
-    x = ((x ^ (x >> 16)) * 0x45D9F3B) & BITS
-    return x ^ (x >> 16)
 
 
 def kron(left: Tensor, g: Tensor, right: Tensor) -> Tensor:
