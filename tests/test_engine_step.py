@@ -24,6 +24,12 @@ import optbench_llm as ob
 
 RULES = list(CASES)
 TO_NEAREST = [name for name in RULES if "rounding" not in CASES[name][0]]
+#: Rules with steps that move nothing, and which those are.
+MAY_STAY = {
+    "adopt": "its first step only initialises",
+    "rprop": "an element stays where its gradient's sign has changed",
+    "soap": "its first step only initialises",
+}
 
 
 def make(name: str, shapes: Any = None, dtype: torch.dtype = torch.float32) -> Any:
@@ -57,8 +63,9 @@ def test_pauses_count_steps_per_parameter(name):
         missing = [p.grad is None for p in params]
         optimizer.step()
         for index, (p, old) in enumerate(zip(params, before, strict=True)):
-            assert torch.equal(p, old) or not missing[index]
-            moved[index] |= not torch.equal(p, old)
+            stays = torch.equal(p, old)
+            assert stays == missing[index] or (stays and name in MAY_STAY)
+            moved[index] |= not stays
     assert all(moved)
     counts = [optimizer.state[p]["step"] for p in params]
     expected = [
