@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from optbench_llm.engine.graphs import Layout, compile_graph
+
 ENGINES = ("auto", "eager", "compiled")
 #: Below this many elements a compiled step does not repay its compilation in a usual run.
 COMPILE_FROM_ELEMENTS = 16_000_000
@@ -35,16 +37,16 @@ def choose_engine(asked: str, params: Sequence[Tensor]) -> str:
     return "eager"
 
 
-def _probe(x: Tensor) -> Tensor:
-    return x * 2 + 1
+def _probe(x: Tensor) -> tuple[Tensor]:
+    return (x * 2 + 1,)
 
 
 @functools.cache
 def compiler_failure(device: torch.device) -> str | None:
     """Why a function of one line cannot be compiled for this device; None where it can."""
     try:
-        with torch.no_grad():
-            torch.compile(_probe, fullgraph=True)(torch.ones(8, device=device))
+        x = torch.ones(8, device=device)
+        compile_graph(_probe, [Layout.of(x)])(x)
     except (RuntimeError, OSError, ImportError) as error:
         lines = str(error).strip().splitlines()
         return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from optbench_llm.engine.bindings import Bindings
+from optbench_llm.engine.bound import Work
 from optbench_llm.engine.checks import (
     check_gradients,
     check_layout,
     check_ready,
     refuse_sharded,
 )
+from optbench_llm.engine.compiled import CompiledPhases
 from optbench_llm.engine.compiler import ENGINES, choose_engine
-from optbench_llm.engine.phases import CompiledPhases, Phases, arithmetic_dtype
-from optbench_llm.engine.pieces import Work, pieces, whole
+from optbench_llm.engine.phases import arithmetic_dtype
+from optbench_llm.engine.pieces import run_in_pieces
 from optbench_llm.engine.rounding import NOISE, noise_key
 from optbench_llm.engine.scalars import named, settings_of, settings_of_unit
-from optbench_llm.engine.state import (
-    bytes_of,
-    make_missing_slots,
-    rounding_of,
-    slots_of,
-    stored_slots,
-)
-from optbench_llm.engine.storage import Storage, check_storage, storage_for
-from optbench_llm.engine.units import Unit, units_of
+from optbench_llm.engine.state import bytes_of, rounding_of, slots_of, stored_slots
+from optbench_llm.engine.storage import check_storage, storage_for
+from optbench_llm.engine.units import units_of
 from optbench_llm.rules.hyperparameters import check_hyperparameters
-from optbench_llm.rules.rule import COMPANION, LAYOUT_KEYS, Rule, Scope, Slot
+from optbench_llm.rules.rule import COMPANION, LAYOUT_KEYS, Rule, Scope
 
 #: What a parameter group may carry besides the rule's hyperparameters: torch's, what is known of
 #: its weights, and what the engine keeps there.
@@ -76,24 +73,24 @@ class RuleOptimizer(torch.optim.Optimizer):
         self._asked_engine = engine
         defaults = check_hyperparameters(self.spec, hyperparameters, rule)
         check_storage(storage, self.spec, rule, SimpleNamespace(**defaults, role="", heads=0))
+        self._training = True
         self._reset_caches()
         super().__init__(params, defaults)
 
     def _reset_caches(self) -> None:
         self._engine: str | None = None
         self._compiled = CompiledPhases()
-        self._phases: dict[Any, Phases] = {}
-        self._training = True
+        self._bindings = Bindings(self.storage)
 
     def __getstate__(self) -> dict[str, Any]:
         kept = ("rule", "spec", "storage", "_asked_engine", "_training")
         return {**super().__getstate__(), **{name: getattr(self, name) for name in kept}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # A copy has no caches yet; load_state_dict comes here too, and keeps its compiled code.
+        super().__setstate__(state)
+        # A copy has no caches yet; load_state_dict comes here too, and keeps what it chose.
         if not hasattr(self, "_compiled"):
             self._reset_caches()
-        super().__setstate__(state)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its hyperparameters are checked as the constructor's are.
@@ -166,7 +163,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                     view = unit.view(p.detach())
                     slots = slots_of(rule, view, settings_of_unit(h, unit))
                     for slot in slots if p.numel() else ():
-                        storage = self._storage_of(slot, view)
+                        storage = storage_for(slot, self.storage, view, arithmetic_dtype(view))
                         shape = slot.shape_for(tuple(view.shape))
                         if (storage, shape) not in known:
                             known[storage, shape] = bytes_of(storage, shape)
@@ -182,15 +179,16 @@ class RuleOptimizer(torch.optim.Optimizer):
                 loss = closure()
         check_ready(self.spec, self.rule, self.param_groups, self._training)
         check_gradients(self.spec, self.param_groups)
-        works = list(self._works(advance=True))
+        works = self._works(advance=True)
         for work in works:
             for stage in work.before:
-                self._run(stage, work)
-        for work, sums in zip(works, self._sums(works), strict=True):
-            if work.updates:
-                self._run("update", work, sums)
+                self._run(stage, (work,))
+        sums = self._sums(works)
+        updating = [(w, s) for w, s in zip(works, sums, strict=True) if w.updates]
+        self._run("update", *zip(*updating, strict=True)) if updating else None
+        for work in works:
             for stage in work.after:
-                self._run(stage, work)
+                self._run(stage, (work,))
         return loss
 
     @torch.no_grad()
@@ -203,8 +201,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         if self.rule.observe is None:
             raise RuntimeError(f"optimizer {self.spec!r} takes in no second gradient")
         check_gradients(self.spec, self.param_groups)
-        for work in self._works(advance=False, scale=scale):
-            self._run("observe", work)
+        self._run("observe", self._works(advance=False, scale=scale))
         for group in self.param_groups:
             group["observations"] = group.get("observations", 0) + 1
 
@@ -231,7 +228,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             for unit in units_of(rule, p, group):
                 view, h = unit.view(p.detach()), settings_of_unit(settings_of(group), unit)
                 slots = slots_of(rule, view, h)
-                phases = self._phases_for(rule, view, slots)
+                phases = self._bindings.phases(rule, view, slots)
                 exact = view.to(arithmetic_dtype(p))
                 loaded = phases.load(exact, stored_slots(state, slots, phases, unit.suffix))
                 view.copy_(rule.evaluation_point(exact, loaded, h))
@@ -254,6 +251,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                     key: value.detach().to(p.device, copy=True) if _is_tensor(value) else value
                     for key, value in state_dict["state"][index].items()
                 }
+        self._bindings = Bindings(self.storage)
         self._training = not any(TRAIN_POINT in state for state in self.state.values())
 
     def _known_states(self) -> Iterator[tuple[Tensor, dict[str, Any], dict[str, Any]]]:
@@ -262,18 +260,20 @@ class RuleOptimizer(torch.optim.Optimizer):
                 if self.state.get(p):
                     yield p, self.state[p], group
 
-    def _works(self, *, advance: bool, scale: float = 1.0) -> Iterator[Work]:
+    def _works(self, *, advance: bool, scale: float = 1.0) -> list[Work]:
         """Every unit with a gradient; ``advance`` counts this as its next step."""
-        computed: dict[Any, tuple[Any, ...]] = {}
+        works: list[Work] = []
         for index, group in enumerate(self.param_groups):
             rule, h = self.rule_for(group), settings_of(group)
+            settings: dict[Any, Any] = {}
+            computed: dict[Any, tuple[Any, Tensor | None]] = {}
             shared = rule.scope is Scope.MODEL
             if shared and advance:
                 group["step"] += 1
             for position, p in enumerate(group["params"]):
                 if p.grad is None or p.numel() == 0:
                     continue
-                state = self.state[p]
+                place, state = (index, position), self.state[p]
                 if "step" not in state:
                     self._begin(state, p, rule)
                 t = group["step"] + (not advance) if shared else state["step"] + 1
@@ -283,55 +283,40 @@ class RuleOptimizer(torch.optim.Optimizer):
                 if rounding_of(p, h) == "stochastic":
                     fixed[NOISE] = noise_key(state["step"] + 1, 65536 * index + position)
                 state["step"] += advance
-                for unit in units_of(rule, p, group):
-                    own = settings_of_unit(h, unit)
-                    key = (index, t, unit.role, unit.heads, *carry.values(), *fixed.values())
+                for number, unit in enumerate(self._bindings.units(place, p, rule, group)):
+                    kind = (unit.role, unit.heads)
+                    if kind not in settings:
+                        settings[kind] = settings_of_unit(h, unit)
+                    own = settings[kind]
+                    key = (t, p.device, *kind, *carry.values(), *fixed.values())
                     if key not in computed:
-                        computed[key] = self._numbers_of_step(rule, own, t, carry, fixed)
-                    if advance:
-                        now = computed[key][0]._asdict()
+                        computed[key] = self._numbers_of_step(rule, own, t, carry, fixed, p.device)
+                    scalars, vector = computed[key]
+                    if advance and carry:
+                        now = scalars._asdict()
                         keeper.update({name: now[name] for name in carry if name in now})
+                    g = unit.view(p.grad.contiguous() if unit.flattened else p.grad)
+                    bound = self._bindings.bind(place, number, state, rule, own, g)
                     stages = rule.stages(own, t) if advance else ("observe",)
-                    yield self._work(rule, p, unit, own, computed[key], stages)
+                    works.append(Work(bound, g, own, scalars, vector, stages))
+        return works
 
     def _numbers_of_step(
-        self, rule: type[Rule], h: Any, t: int, carry: dict[str, float], fixed: dict[str, float]
+        self,
+        rule: type[Rule],
+        h: Any,
+        t: int,
+        carry: dict[str, float],
+        fixed: dict[str, float],
+        device: torch.device,
     ) -> tuple[Any, Tensor | None]:
         """The scalars by name and, for compiled code, as a vector: it is compiled once for any."""
         numbers = rule.scalars(h, t, carry)
         assert not numbers.keys() & fixed.keys(), (rule, fixed)
         scalars = named(rule, {**numbers, **fixed})
-        compiled = self.engine == "compiled"
-        return scalars, torch.tensor(scalars, dtype=torch.float32) if compiled else None
-
-    def _work(
-        self,
-        rule: type[Rule],
-        p: Tensor,
-        unit: Unit,
-        h: Any,
-        scalars: tuple[Any, ...],
-        stages: tuple[str, ...],
-    ) -> Work:
-        assert p.grad is not None
-        g = p.grad.detach()
-        view, g = unit.view(p.detach()), unit.view(g.contiguous() if unit.flattened else g)
-        slots = slots_of(rule, view, h)
-        phases = self._phases_for(rule, view, slots)
-        make_missing_slots(self.state[p], view, g, slots, phases, h, unit.suffix)
-        stored = stored_slots(self.state[p], slots, phases, unit.suffix)
-        return Work(rule, view, g, slots, phases, stored, h, scalars, stages)
-
-    def _storage_of(self, slot: Slot, view: Tensor) -> Storage:
-        return storage_for(slot, self.storage, view, arithmetic_dtype(view))
-
-    def _phases_for(self, rule: type[Rule], view: Tensor, slots: tuple[Slot, ...]) -> Phases:
-        storages = tuple(self._storage_of(slot, view) for slot in slots)
-        names = tuple(slot.name for slot in slots)
-        key = (rule, names, storages)
-        if key not in self._phases:
-            self._phases[key] = Phases(rule, names, storages)
-        return self._phases[key]
+        if self.engine != "compiled":
+            return scalars, None
+        return scalars, torch.tensor(scalars, dtype=torch.float32, device=device)
 
     def _begin(self, state: dict[str, Any], p: Tensor, rule: type[Rule]) -> None:
         refuse_sharded(self.spec, p)
@@ -341,48 +326,51 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _sums(self, works: list[Work]) -> list[Tensor | None]:
         """What each work's update is to know of the sums over its tensor or over the model."""
+        measured = [w for w in works if w.bound.rule.measures and w.updates]
+        if not measured:
+            return [None] * len(works)
+        found = iter(self._run("measure", measured))
         sums = [
-            self._run("measure", work) if work.rule.measures and work.updates else None
-            for work in works
+            next(found) if work.bound.rule.measures and work.updates else None for work in works
         ]
-        over_model = [i for i, work in enumerate(works) if work.rule.scope is Scope.MODEL]
+        over_model = [i for i, work in enumerate(works) if work.bound.rule.scope is Scope.MODEL]
         if over_model:
             parts = [sums[i] for i in over_model]
-            device = works[over_model[0]].p.device
+            device = works[over_model[0]].bound.p.device
             total = torch.stack([s.to(device).double() for s in parts if s is not None]).sum(0)
             known = self._conclusions(works[over_model[0]], total)
             for i in over_model:
-                p = works[i].p
+                p = works[i].bound.p
                 sums[i] = known.to(p.device, arithmetic_dtype(p))
         return sums
 
     def _conclusions(self, work: Work, total: Tensor) -> Tensor:
         """What a rule makes of its sums over the model; the carried numbers go to the groups."""
-        rule = work.rule
+        rule = work.bound.rule
         if rule.conclude is None:
             return total
         sums = namedtuple(f"{rule.__name__}Total", rule.measures)(*total.tolist())
-        numbers = rule.conclude(work.h, work.scalars[0], sums)
+        numbers = rule.conclude(work.h, work.scalars, sums)
         for group in self.param_groups:
             group.update({name: numbers[name] for name in rule.carry if name in numbers})
         return torch.tensor([numbers[name] for name in rule.conclusions], dtype=torch.float64)
 
-    def _run(self, phase: str, work: Work, *rest: Any) -> Any:
-        """Run a phase over all pieces of a unit; sums of ``measure`` are added up.
+    def _run(
+        self, phase: str, works: Sequence[Work], sums: Sequence[Tensor | None] | None = None
+    ) -> list[Any]:
+        """Run a phase of every unit; what ``measure`` returns for each."""
+        sums = [None] * len(works) if sums is None else sums
+        return [self._run_one(phase, work, s) for work, s in zip(works, sums, strict=True)]
 
-        Compiled code is for arithmetic in fp32: inductor loses float64 writes to 0-dim state.
-        """
-        if self.engine == "compiled" and arithmetic_dtype(work.p) is torch.float32:
-            p, g, stored = whole(work)
-            scalars, c = work.scalars
-            return self._compiled.call(work.phases, phase, type(scalars), p, g, stored, c, *rest)
-        function = work.phases.stage(phase)
-        results, start = [], 0
-        for p, g, stored in pieces(work):
-            where = (start,) if phase == "update" else ()
-            results.append(function(p, g, stored, work.scalars[0], *rest, *where))
-            start += p.numel()
-        return sum(results[1:], results[0]) if phase == "measure" else None
+    def _run_one(self, phase: str, work: Work, sums: Tensor | None) -> Tensor | None:
+        bound = work.bound
+        if self.engine == "eager" or not bound.compilable:
+            return run_in_pieces(phase, work, sums)
+        result = self._compiled.run(phase, (work,), (sums,))[0]
+        if bound.is_whole:
+            return result
+        rest = run_in_pieces(phase, work, sums, bound.head)
+        return rest if result is None or rest is None else result + rest
 
 
 def _is_tensor(value: Any) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-import types
 from collections import namedtuple
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -53,7 +51,7 @@ class Phases:
         for name, storage, parts in zip(self.names, self.storages, stored, strict=True):
             if name in values:
                 for part, new in zip(parts, storage.encode(values[name]), strict=True):
-                    part.copy_(new)
+                    part.copy_(new.view(part.shape))
 
     def measure(self, p: Tensor, g: Tensor, stored: Stored, c: Any) -> Tensor:
         """Partial sums of this piece, one vector in the order of ``rule.measures``."""
@@ -97,57 +95,3 @@ class Phases:
     def _arithmetic(p: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         dtype = arithmetic_dtype(p)
         return p.to(dtype), g.to(dtype)
-
-
-class CompiledPhases:
-    """One compiled function for each phase and distinct shape, made on first use.
-
-    Every function has a code object of its own: dynamo counts recompilations per code object, and
-    a model's many shapes must not look like one function that keeps recompiling.
-    """
-
-    def __init__(self) -> None:
-        self.functions: dict[Any, Callable[..., Any]] = {}
-        self.compile_s = 0.0
-
-    def call(
-        self,
-        phases: Phases,
-        phase: str,
-        scalars_type: Any,
-        p: Tensor,
-        g: Tensor,
-        stored: Stored,
-        c: Tensor,
-        *rest: Any,
-    ) -> Any:
-        """Run one phase; ``c`` is the vector of the step's scalars, in ``scalars_type``'s order."""
-        variant = (phases.rule, phase, phases.names, phases.storages, scalars_type)
-        key = (*variant, *_layout(p), *_layout(g), *map(_layout, _flat(stored)))
-        function = self.functions.get(key)
-        if function is not None:
-            return function(p, g, stored, c, *rest)
-        function = self.functions[key] = _compile(phases, phase, scalars_type)
-        start = time.perf_counter()
-        result = function(p, g, stored, c, *rest)
-        self.compile_s += time.perf_counter() - start
-        return result
-
-
-def _flat(stored: Stored) -> list[Tensor]:
-    return [part for parts in stored for part in parts]
-
-
-def _layout(tensor: Tensor) -> tuple[Any, ...]:
-    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
-
-
-def _compile(phases: Phases, phase: str, scalars_type: Any) -> Callable[..., Any]:
-    body = phases.stage(phase)
-
-    def call(p: Tensor, g: Tensor, stored: Stored, c: Tensor, *rest: Any) -> Any:
-        return body(p, g, stored, scalars_type(*c.unbind()), *rest)
-
-    own_code = call.__code__.replace(co_name=f"{phases.rule.__name__}_{phase}")
-    own = types.FunctionType(own_code, call.__globals__, None, None, call.__closure__)
-    return torch.compile(own, dynamic=False, fullgraph=True)

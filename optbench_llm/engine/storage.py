@@ -79,7 +79,9 @@ class Blockwise:
     def decode(self, parts: Sequence[Tensor], like: Tensor) -> Tensor:
         """Codes times scales."""
         codes, scale = parts
-        blocks = pad(codes, (0, -codes.numel() % BLOCK)).view(-1, BLOCK).to(like.dtype) / 127
+        blocks = (
+            pad(codes.view(-1), (0, -codes.numel() % BLOCK)).view(-1, BLOCK).to(like.dtype) / 127
+        )
         return (blocks * scale[:, None]).view(-1)[: codes.numel()].view(like.shape)
 
     def cut(self, parts: Sequence[Tensor], start: int, stop: int) -> tuple[Tensor, ...]:

@@ -1,0 +1,80 @@
+"""Which units an optimizer's parameters have, bound to their memory once and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from optbench_llm.engine.bound import BoundUnit
+from optbench_llm.engine.phases import Phases, arithmetic_dtype
+from optbench_llm.engine.state import make_missing_slots, slots_of
+from optbench_llm.engine.storage import storage_for
+from optbench_llm.engine.units import Unit, units_of
+from optbench_llm.rules.rule import Rule, Slot
+
+
+@dataclass(slots=True)
+class _Place:
+    """What is known of a parameter: it may be replaced, or its memory."""
+
+    p: Tensor
+    address: int
+    units: Sequence[Unit]
+    bounds: dict[int, BoundUnit] = field(default_factory=dict)
+
+
+class Bindings:
+    """The bound units of parameters, by their place in the parameter groups.
+
+    A binding is made again when a parameter, its memory, its slots or their tensors are others.
+    """
+
+    def __init__(self, storage: str) -> None:
+        self.storage = storage
+        self._places: dict[tuple[int, int], _Place] = {}
+        self._phases: dict[Any, Phases] = {}
+
+    def units(
+        self, place: tuple[int, int], p: Tensor, rule: type[Rule], group: dict[str, Any]
+    ) -> Sequence[Unit]:
+        """The units of the parameter at a place."""
+        known = self._places.get(place)
+        if known is None or known.p is not p or known.address != p.data_ptr():
+            known = self._places[place] = _Place(p, p.data_ptr(), units_of(rule, p, group))
+        return known.units
+
+    def bind(
+        self,
+        place: tuple[int, int],
+        number: int,
+        state: dict[str, Any],
+        rule: type[Rule],
+        h: Any,
+        g: Tensor,
+    ) -> BoundUnit:
+        """A unit at a place, by its number; slots that the state lacks begin now.
+
+        ``h`` are the unit's settings, ``g`` its gradient.
+        """
+        known = self._places[place]
+        unit, bound = known.units[number], known.bounds.get(number)
+        view = unit.view(known.p.detach()) if bound is None else bound.p
+        slots = slots_of(rule, view, h)
+        if bound is None or bound.slots != slots or not bound.holds(state):
+            phases = self.phases(rule, view, slots)
+            make_missing_slots(state, view, g, slots, phases, h, unit.suffix)
+            bound = known.bounds[number] = BoundUnit(rule, unit, view, slots, phases, state)
+        return bound
+
+    def phases(self, rule: type[Rule], view: Tensor, slots: tuple[Slot, ...]) -> Phases:
+        """The phases of a rule for a unit with these slots."""
+        dtype = arithmetic_dtype(view)
+        storages = tuple(storage_for(slot, self.storage, view, dtype) for slot in slots)
+        names = tuple(slot.name for slot in slots)
+        key = (rule, names, storages)
+        if key not in self._phases:
+            self._phases[key] = Phases(rule, names, storages)
+        return self._phases[key]

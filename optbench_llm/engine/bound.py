@@ -1,0 +1,144 @@
+"""A unit bound to its memory: what the engine keeps of it from one step to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optbench_llm.engine.phases import Phases, Stored
+from optbench_llm.engine.storage import BLOCK, Blockwise
+from optbench_llm.engine.units import Unit
+from optbench_llm.rules.rule import Rule, Scope, Slot
+
+
+class BoundUnit:
+    """Views of one unit of a parameter and of its slots, and the compiled code that takes them.
+
+    ``p`` is its ``view`` of the detached parameter, ``stored`` are the tensors of its slots.
+    ``width`` is None for a unit that compiled code gets as it is; else the unit is flat, and code
+    for any length gets ``head`` elements of it in rows of this many (1 for a plain vector). What is
+    left, less than a block of a blockwise storage, is stepped eagerly: inductor reads beyond the
+    end of a padded block.
+    """
+
+    def __init__(
+        self,
+        rule: type[Rule],
+        unit: Unit,
+        view: Tensor,
+        slots: tuple[Slot, ...],
+        phases: Phases,
+        state: dict[str, Any],
+    ) -> None:
+        self.rule, self.unit, self.slots, self.phases = rule, unit, slots, phases
+        self.p = view
+        self.names = tuple(
+            tuple(slot.name + part + unit.suffix for part in storage.suffixes)
+            for slot, storage in zip(slots, phases.storages, strict=True)
+        )
+        self.stored: Stored = tuple(tuple(state[name] for name in own) for own in self.names)
+        self.exact = self.p.dtype == torch.float64
+        self.flat = sees_flat_pieces(rule, self.p) and self.p.is_contiguous()
+        self.width, self.head = self._width(), 0
+        if self.width is not None:
+            self.head = self.p.numel() // self.width * self.width
+        self.inputs = self._inputs()
+        self.functions: dict[Any, Callable[..., Any]] = {}
+
+    def holds(self, state: dict[str, Any]) -> bool:
+        """Whether the state still has the same tensors."""
+        return all(
+            state.get(name) is tensor
+            for names, tensors in zip(self.names, self.stored, strict=True)
+            for name, tensor in zip(names, tensors, strict=True)
+        )
+
+    def gradient(self, g: Tensor) -> Tensor:
+        """The unit's view of a gradient, in the form in which compiled code gets it."""
+        return g if self.width is None else self._rows(g.reshape(-1))
+
+    @property
+    def compilable(self) -> bool:
+        """Whether compiled code may step the unit, or all of it but a last part of a block.
+
+        Inductor loses float64 writes to 0-dim state. A slot that is no tensor of the parameter's
+        shape may be written once a step, so it forbids a last part.
+        """
+        full = all(slot.shape == "full" for slot in self.slots)
+        return not self.exact and (self.is_whole or (full and self.head > 0))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether compiled code gets all of the unit."""
+        return self.width is None or self.head == self.p.numel()
+
+    def _width(self) -> int | None:
+        every_slot = all(slot.shape in ("full", "scalar") for slot in self.slots)
+        if not self.flat or not every_slot or self.p.numel() < 2:
+            return None
+        return BLOCK if self._blockwise() else 1
+
+    def _blockwise(self) -> bool:
+        return any(isinstance(storage, Blockwise) for storage in self.phases.storages)
+
+    def _inputs(self) -> tuple[Tensor, ...]:
+        """The parameter and the parts of all slots, as compiled code gets them."""
+        if self.width is None:
+            return (self.p, *(part for parts in self.stored for part in parts))
+        inputs = [self._rows(self.p.view(-1))]
+        for slot, storage, parts in zip(self.slots, self.phases.storages, self.stored, strict=True):
+            if slot.shape == "full":
+                codes, *scales = storage.cut(parts, 0, self.head)
+                inputs += [self._rows(codes), *scales]
+            else:
+                inputs += parts
+        return tuple(inputs)
+
+    def _rows(self, flat: Tensor) -> Tensor:
+        """The head of a flat tensor, in rows."""
+        assert self.width is not None
+        return flat if self.width == 1 else flat[: self.head].view(-1, self.width)
+
+
+def sees_flat_pieces(rule: type[Rule], p: Tensor) -> bool:
+    """Whether a rule takes any range of a parameter's elements, in any shape."""
+    by_rows = (rule.by_channel or rule.by_layout) and p.ndim > 1
+    return rule.scope is not Scope.MATRIX and not by_rows
+
+
+@dataclass(slots=True)
+class Work:
+    """One unit in one step: its gradient, settings, the step's scalars and stages.
+
+    ``scalars`` are the numbers by name, ``vector`` the same for compiled code, None for eager.
+    """
+
+    bound: BoundUnit
+    g: Tensor
+    h: Any
+    scalars: Any
+    vector: Tensor | None
+    stages: tuple[str, ...]
+
+    @property
+    def before(self) -> tuple[str, ...]:
+        """The stages that come before the update."""
+        return self.stages[: self._update]
+
+    @property
+    def after(self) -> tuple[str, ...]:
+        """The stages that come after it."""
+        return self.stages[self._update + 1 :]
+
+    @property
+    def updates(self) -> bool:
+        """Whether this step moves the parameter."""
+        return "update" in self.stages
+
+    @property
+    def _update(self) -> int:
+        return self.stages.index("update") if self.updates else len(self.stages)
