@@ -1,0 +1,179 @@
+"""Milliseconds, bytes and first steps of every optimizer, ours and others', on GPT-2's shapes.
+
+    python benchmarks/step_time.py                              # every row at 124M: about two hours
+    python benchmarks/step_time.py --params 1M --optim lion,lamb@bf16
+    python benchmarks/step_time.py --table                      # only write the tables again
+
+Every step is timed between two steps of torch's fused AdamW, and its ratio to their mean is what
+counts: machines change their speed within minutes. Results go to ``benchmarks/results`` after every
+row, so that an interrupted run loses nothing and rows can be measured anew by themselves;
+``benchmarks/README.md`` has the tables and says how to read them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import gc
+import logging
+import sys
+import time
+import warnings
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from yardstick.bench import SIZES, Bench
+from yardstick.contenders import all_specs, check_spec
+from yardstick.first_step import first_step_seconds
+from yardstick.page import bounds_table, insert
+from yardstick.results import FOLDER, load, load_all, save, with_row
+from yardstick.row import measure_row
+
+from optbench_llm.catalog import ALL, expand
+from optbench_llm.catalog.counterparts import PACKAGES
+from optbench_llm.leaderboard.environment import describe_environment
+
+README = Path(__file__).parent / "README.md"
+REPETITIONS = {"124M": 9, "1M": 51, "350M": 5}
+#: The size whose first steps have a bound.
+FIRST_STEPS_OF = "124M"
+
+
+def main() -> None:
+    parser = argument_parser()
+    options = parser.parse_args()
+    if options.table:
+        write_tables(options.results)
+        return
+    try:
+        specs = chosen_specs(options.optim)
+    except ValueError as error:
+        parser.error(str(error))
+    warnings.filterwarnings("ignore", message=".*(deprecated|Conv1D).*")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    run = {
+        "command": " ".join(["python", "benchmarks/step_time.py", *sys.argv[1:]]),
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "threads": torch.get_num_threads(),
+        "environment": with_libraries(describe_environment()),
+    }
+    for size in list(SIZES) if options.params == ALL else [options.params]:
+        measure_size(size, specs, options, run)
+    if options.results == FOLDER:
+        write_tables(FOLDER)
+
+
+def with_libraries(environment: dict[str, Any]) -> dict[str, Any]:
+    """With the versions of those libraries too that are only measured."""
+    found = dict(environment["versions"])
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return {**environment, "versions": found}
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--params", choices=[*SIZES, ALL], default="124M", help="size of GPT-2")
+    parser.add_argument(
+        "--optim",
+        default=ALL,
+        metavar="SPEC,...",
+        help="rows to measure: names, wildcards, NAME@bf16 and NAME@int8 (default: every row)",
+    )
+    parser.add_argument(
+        "--repetitions",
+        type=positive_int,
+        help="timed steps of each, at most (default: "
+        + ", ".join(f"{count} at {size}" for size, count in REPETITIONS.items())
+        + ")",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=30.0,
+        help="timed seconds of a row, in equal shares; slow ones repeat 3 times (default: 30)",
+    )
+    parser.add_argument(
+        "--compile-times",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="first steps in fresh processes, two for each row (default: at 124M alone)",
+    )
+    parser.add_argument(
+        "--results", type=Path, default=FOLDER, help="folder of the results (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--table", action="store_true", help="measure nothing, write the tables of README.md again"
+    )
+    return parser
+
+
+def positive_int(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is out of range, expected 1 or more")
+    return value
+
+
+def chosen_specs(optim: str) -> list[str]:
+    """Canonical specs, each once. Raises ValueError for what the catalog does not have."""
+    if optim == ALL:
+        return all_specs()
+    names = [name for item in optim.split(",") for name in expand(item.strip())]
+    return list(dict.fromkeys(check_spec(name) for name in names))
+
+
+def measure_size(
+    size: str, specs: list[str], options: argparse.Namespace, run: dict[str, Any]
+) -> None:
+    bench = Bench(size)
+    about = {"params": size, "parameters": bench.elements, "tensors": len(bench.params)}
+    with_first_steps = (
+        size == FIRST_STEPS_OF if options.compile_times is None else options.compile_times
+    )
+    order = all_specs()
+    document: dict[str, Any] = {}
+    for number, spec in enumerate(specs, 1):
+        began = time.perf_counter()
+        row = measure_row(
+            spec,
+            bench,
+            repetitions=options.repetitions or REPETITIONS[size],
+            enough_s=options.seconds,
+        )
+        gc.collect()
+        if with_first_steps and any(one["ours"] for one in row.get("implementations", ())):
+            row["first_step"] = first_step_seconds(spec, size)
+        document = with_row(load(size, options.results), about, run, row, order)
+        save(document, size, options.results)
+        seconds = time.perf_counter() - began
+        print(f"[{size} {number}/{len(specs)}] {in_a_line(row)}  ({seconds:.0f} s)", flush=True)
+    print(*bounds_table(document), sep="\n", flush=True)
+
+
+def in_a_line(row: dict[str, Any]) -> str:
+    if "unavailable" in row:
+        return f"{row['optimizer']}: not measured, {row['unavailable']}"
+    parts = [
+        f"{one['label']}: {one['reason']}"
+        if "reason" in one
+        else f"{one['label']} {one['step_ms']:.2f} ms ({one['ratio_to_fused']:.2f} × fused AdamW)"
+        for one in row["implementations"]
+    ]
+    first = row.get("first_step", {})
+    if "warm_s" in first:
+        parts.append(f"first step {first['cold_s']:.1f} s cold, {first['warm_s']:.1f} s warm")
+    return f"{row['optimizer']}: " + "; ".join(parts)
+
+
+def write_tables(folder: Path) -> None:
+    insert(README, load_all(folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Parts of ``benchmarks/step_time.py``: optimizers side by side, timed against fused AdamW."""
