@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from optbench_llm.rules.products import product
 from optbench_llm.rules.rule import Slot, ema
 
 if TYPE_CHECKING:
@@ -28,9 +29,9 @@ def second_moments(g: Tensor, s: Any, weight: Any) -> dict[str, Tensor]:
     """The averages of G G' in ``left`` and G' G in ``right``, for the sides that are kept."""
     new = {}
     if s.left is not None:
-        new["left"] = ema(s.left, g @ g.mT, weight)
+        new["left"] = ema(s.left, product(g, g.mT), weight)
     if s.right is not None:
-        new["right"] = ema(s.right, g.mT @ g, weight)
+        new["right"] = ema(s.right, product(g.mT, g), weight)
     return new
 
 
@@ -54,13 +55,13 @@ def inverse_root(matrix: Tensor, eps: Any, halvings: int) -> Tensor:
     roots = (values.clamp(min=0) + eps).rsqrt()
     for _ in range(halvings - 1):
         roots = roots.sqrt()
-    return (vectors * roots) @ vectors.mT
+    return product(vectors * roots, vectors.mT)
 
 
 def between(left: Tensor | None, g: Tensor, right: Tensor | None) -> Tensor:
     """``left' g right``; None stands for the identity."""
-    g = g if left is None else left.mT @ g
-    return g if right is None else g @ right
+    g = g if left is None else product(left.mT, g)
+    return g if right is None else product(g, right)
 
 
 def turned(matrix: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,6 +71,6 @@ def turned(matrix: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     """
     from torch.linalg import qr
 
-    estimates = (basis * (matrix @ basis)).sum(0)
-    order = estimates.argsort(descending=True)
-    return qr(matrix @ basis[:, order])[0], order
+    powered = product(matrix, basis)
+    order = (basis * powered).sum(0).argsort(descending=True)
+    return qr(powered[:, order])[0], order

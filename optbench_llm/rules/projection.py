@@ -20,11 +20,12 @@ def measure_projection(p: Tensor, g: Tensor, u: Tensor, c: Any) -> tuple[Tensor,
     if p.ndim < 2:
         return (p.new_zeros(()),) * len(PROJECTION_SUMS)
     p, g, u = p.flatten(1), g.flatten(1), u.flatten(1)
-    rows_pg, rows_pp, rows_gg = (p * g).sum(1), (p * p).sum(1), (g * g).sum(1)
-    cosine = _cosine(rows_pg, rows_pp, rows_gg, c.eps)
+    # All sums by rows first, also those of the whole: one pass over the data serves them all.
+    pg, pp, gg, pu = ((a * b).sum(1) for a, b in ((p, g), (p, p), (g, g), (p, u)))
+    cosine = _cosine(pg, pp, gg, c.eps)
     aligned = (cosine >= c.delta * p.shape[1] ** -0.5).to(p.dtype).sum()
     elements = p.new_full((), p.numel())
-    return aligned, rows_pg.sum(), rows_pp.sum(), rows_gg.sum(), (p * u).sum(), elements
+    return aligned, pg.sum(), pp.sum(), gg.sum(), pu.sum(), elements
 
 
 def project(p: Tensor, u: Tensor, c: Any, sums: Any) -> tuple[Tensor, Any]:

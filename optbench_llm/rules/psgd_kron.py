@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from optbench_llm.rules.adam import AdamW
 from optbench_llm.rules.hashing import mixed
 from optbench_llm.rules.hyperparameters import COUNT, FRACTION, POSITIVE, Interval, Optional
+from optbench_llm.rules.products import product
 from optbench_llm.rules.rule import MATRIX_ROLES, Rule, Scope, Slot, Update, decoupled_decay, ema
 
 if TYPE_CHECKING:
@@ -163,8 +164,8 @@ def probe(like: Tensor, t: Any) -> Tensor:
 
 def kron(left: Tensor, g: Tensor, right: Tensor) -> Tensor:
     """``left g right'``; a vector stands for a diagonal matrix."""
-    g = g * left.unsqueeze(-1) if left.ndim < 2 else left @ g
-    return g * right if right.ndim < 2 else g @ right.t()
+    g = g * left.unsqueeze(-1) if left.ndim < 2 else product(left, g)
+    return g * right if right.ndim < 2 else product(g, right.t())
 
 
 def inverse_rows(q: Tensor, v: Tensor) -> Tensor:
@@ -179,8 +180,8 @@ def fitted(q: Tensor, a: Tensor, b: Tensor, rate: Any) -> Tensor:
     if q.ndim < 2:
         one, two = (a * a).sum(1), (b * b).sum(1)
         return q - q * (one - two) * (rate / (one + two).amax())
-    one, two = a @ a.t(), b @ b.t()
-    return q - (one - two).triu() @ q * (rate / spectral_bound(one + two))
+    one, two = product(a, a.t()), product(b, b.t())
+    return q - product((one - two).triu(), q) * (rate / spectral_bound(one + two))
 
 
 def spectral_bound(matrix: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from optbench_llm.rules.matrix_roots import (
     turned,
     without_large_sides,
 )
+from optbench_llm.rules.products import product
 from optbench_llm.rules.rule import MATRIX_ROLES, Rule, Scope, Slot, Update, decoupled_decay, ema
 
 if TYPE_CHECKING:
@@ -115,5 +116,5 @@ class Soap(Rule):
 
 def out_of_basis(g: Tensor, left: Tensor | None, right: Tensor | None) -> Tensor:
     """What :func:`between` took into orthogonal bases, taken back; None stands for the identity."""
-    g = g if left is None else left @ g
-    return g if right is None else g @ right.mT
+    g = g if left is None else product(left, g)
+    return g if right is None else product(g, right.mT)
