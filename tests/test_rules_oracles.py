@@ -9,12 +9,11 @@ import torch
 from oracles import CASES, PROOFS
 from oracles.comparison import compiled_shapes, deviation, distance, is_companion, oracle_paths
 from oracles.inputs import parameter
-from oracles.proof import Shape
+from oracles.proof import FP32_TOLERANCE, Shape
 
 import optbench_llm as ob
 from optbench_llm.engine import compiled
 
-FP32_TOLERANCE = 1e-5
 FLOAT64_TOLERANCE = 1e-10
 EVERY_CASE = [
     pytest.param(name, case, id=f"{name}-{number}")
@@ -77,7 +76,7 @@ def test_cases_feel_every_hyperparameter(name):
 @pytest.mark.parametrize(("name", "case"), EVERY_CASE)
 def test_eager_fp32_agrees_with_the_oracle(name, case):
     """20 steps, 0-dim to 3-D and transposed parameters, gradients that come and go, three lrs."""
-    assert deviation(name, case) < FP32_TOLERANCE
+    assert deviation(name, case) < PROOFS[name].fp32_tolerance
 
 
 @pytest.mark.parametrize(("name", "case"), EVERY_CASE)
@@ -106,7 +105,7 @@ def test_compiled_fp32_agrees_with_the_oracle_and_compiles_once(name, monkeypatc
     graphs = {}
     monkeypatch.setattr(compiled, "_FUNCTIONS", graphs)
     found = deviation(name, CASES[name][0], shapes=compiled_shapes(name), engine="compiled")
-    assert found < FP32_TOLERANCE
+    assert found < PROOFS[name].fp32_tolerance
     layouts = {(rule, phase, layouts) for (rule, _, _, phase, _), layouts, _ in graphs}
     assert len(layouts) == len(graphs) > 0
 

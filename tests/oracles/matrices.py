@@ -76,6 +76,8 @@ def adam_mini(
 
 
 WITH_VECTORS = (Shape((7,)), *MATRICES, Shape(()))
+#: The iteration runs in bfloat16, as the authors' does; in float64 all else is proved exactly.
+BFLOAT16_TOLERANCE = 0.06
 FLOOR = "the iteration adds 1e-7 to the norm of the momentum"
 
 PROOFS: dict[str, Proof] = {
@@ -88,6 +90,7 @@ PROOFS: dict[str, Proof] = {
         scale_free=FLOOR,
         shapes=MATRICES,
         role="matrix",
+        fp32_tolerance=BFLOAT16_TOLERANCE,
     ),
     "scion": Proof(
         scion,
@@ -98,6 +101,7 @@ PROOFS: dict[str, Proof] = {
         scale_free=FLOOR,
         shapes=WITH_VECTORS,
         role="matrix",
+        fp32_tolerance=BFLOAT16_TOLERANCE,
     ),
     "adam-mini": Proof(
         adam_mini,

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from optbench_llm.catalog.counterparts.counterpart import ADAM, Comparison, Counterpart, P, named
 
 BFLOAT16 = (
-    "theirs runs the Newton-Schulz steps in bfloat16, ours in fp32; in fp32 they agree within 2e-6"
+    "both run the Newton-Schulz steps in bfloat16, and ours multiplies in another order; in fp32"
+    " they agree within 2e-6"
 )
 
 COMPARISONS: Mapping[str, Comparison] = {
