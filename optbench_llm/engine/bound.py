@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optbench_llm.engine.graphs import SHORT_ELEMENTS
 from optbench_llm.engine.phases import Phases, Stored
 from optbench_llm.engine.storage import BLOCK, Blockwise
 from optbench_llm.engine.units import Unit
@@ -22,7 +23,7 @@ class BoundUnit:
     ``width`` is None for a unit that compiled code gets as it is; else the unit is flat, and code
     for any length gets ``head`` elements of it in rows of this many (1 for a plain vector). What is
     left, less than a block of a blockwise storage, is stepped eagerly: inductor reads beyond the
-    end of a padded block.
+    end of a padded block. ``elements`` is the class of its length, see :class:`Layout`.
     """
 
     def __init__(
@@ -41,12 +42,15 @@ class BoundUnit:
             for slot, storage in zip(slots, phases.storages, strict=True)
         )
         self.stored: Stored = tuple(tuple(state[name] for name in own) for own in self.names)
-        self.exact = self.p.dtype == torch.float64
         self.flat = sees_flat_pieces(rule, self.p) and self.p.is_contiguous()
         self.width, self.head = self._width(), 0
+        self.elements: str | None = None
         if self.width is not None:
             self.head = self.p.numel() // self.width * self.width
+            self.elements = "short" if self.head <= SHORT_ELEMENTS else "long"
         self.inputs = self._inputs()
+        self.leftover = self._leftover()
+        self.compilable = self.leftover != 0
         self.functions: dict[Any, Callable[..., Any]] = {}
 
     def holds(self, state: dict[str, Any]) -> bool:
@@ -59,22 +63,22 @@ class BoundUnit:
 
     def gradient(self, g: Tensor) -> Tensor:
         """The unit's view of a gradient, in the form in which compiled code gets it."""
+        if self.width == 1 and g.ndim == 1:
+            return g
         return g if self.width is None else self._rows(g.reshape(-1))
 
-    @property
-    def compilable(self) -> bool:
-        """Whether compiled code may step the unit, or all of it but a last part of a block.
+    def _leftover(self) -> int | None:
+        """The first element that is stepped eagerly, if any.
 
-        Inductor loses float64 writes to 0-dim state. A slot that is no tensor of the parameter's
-        shape may be written once a step, so it forbids a last part.
+        All are in float64: inductor loses float64 writes to 0-dim state. Of a unit that ends within
+        a block it is the last part, or all where a slot is no tensor of the parameter's shape: such
+        a slot must be written once a step.
         """
-        full = all(slot.shape == "full" for slot in self.slots)
-        return not self.exact and (self.is_whole or (full and self.head > 0))
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether compiled code gets all of the unit."""
-        return self.width is None or self.head == self.p.numel()
+        if self.p.dtype == torch.float64:
+            return 0
+        if self.width is None or self.head == self.p.numel():
+            return None
+        return self.head if all(slot.shape == "full" for slot in self.slots) else 0
 
     def _width(self) -> int | None:
         every_slot = all(slot.shape in ("full", "scalar") for slot in self.slots)
@@ -85,18 +89,18 @@ class BoundUnit:
     def _blockwise(self) -> bool:
         return any(isinstance(storage, Blockwise) for storage in self.phases.storages)
 
-    def _inputs(self) -> tuple[Tensor, ...]:
+    def _inputs(self) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The parameter and the parts of all slots, as compiled code gets them."""
         if self.width is None:
-            return (self.p, *(part for parts in self.stored for part in parts))
-        inputs = [self._rows(self.p.view(-1))]
+            return self.p, tuple(part for parts in self.stored for part in parts)
+        inputs: list[Tensor] = []
         for slot, storage, parts in zip(self.slots, self.phases.storages, self.stored, strict=True):
             if slot.shape == "full":
                 codes, *scales = storage.cut(parts, 0, self.head)
                 inputs += [self._rows(codes), *scales]
             else:
                 inputs += parts
-        return tuple(inputs)
+        return self._rows(self.p.view(-1)), tuple(inputs)
 
     def _rows(self, flat: Tensor) -> Tensor:
         """The head of a flat tensor, in rows."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,11 @@ from optbench_llm.engine.phases import Phases
 _FUNCTIONS: dict[Any, Callable[..., Sequence[Tensor]]] = {}
 
 
+#: Units of one call on a GPU, which waits for the host between calls; not yet measured there. A CPU
+#: would gain less than it pays for compiling the longer code.
+UNITS_PER_CALL = {"cpu": 1, "cuda": 8}
+
+
 class CompiledPhases:
     """Runs phases as compiled code; flat units of any length share theirs.
 
@@ -27,23 +32,32 @@ class CompiledPhases:
         self.compile_s = 0.0
 
     def run(self, phase: str, works: Sequence[Work], sums: Sequence[Tensor | None]) -> list[Any]:
-        """Run one phase over units that share layout and scalars; what it returns for each.
+        """Run one phase of every unit; what it returns for each, in order."""
+        results: list[Any] = [None] * len(works)
+        for batch in _batches(works):
+            found = self._call(phase, [works[i] for i in batch], [sums[i] for i in batch])
+            for i, result in zip(batch, found, strict=False):
+                results[i] = result
+        return results
 
-        On a GPU several units a call spare launches; on a CPU one is best.
-        """
+    def _call(
+        self, phase: str, works: Sequence[Work], sums: Sequence[Tensor | None]
+    ) -> Sequence[Tensor]:
+        """Run a phase of units that share layout and scalars, in one call."""
         bound, vector = works[0].bound, works[0].vector
-        assert vector is not None
-        tensors = []
+        tensors: list[Any] = []
         for work in works:
-            p, *parts = work.bound.inputs
-            tensors += [p, work.bound.gradient(work.g), *parts]
+            p, parts = work.bound.inputs
+            tensors += (p, work.bound.gradient(work.g), *parts)
         tensors.append(vector)
-        tensors += [s for s in sums if s is not None]
-        key = (phase, type(works[0].scalars), len(works), *_layout_key(bound, tensors[1]))
+        if sums[0] is not None:
+            tensors += sums
+        g = tensors[1]
+        key = (phase, len(works), type(works[0].scalars), g.dtype, bound.width or g.stride())
         function = bound.functions.get(key)
         if function is None:
             function = bound.functions[key] = self._function(phase, works, tensors)
-        return list(function(*tensors)) or [None] * len(works)
+        return function(*tensors)
 
     def _function(
         self, phase: str, works: Sequence[Work], tensors: Sequence[Tensor]
@@ -52,7 +66,7 @@ class CompiledPhases:
         phases = bound.phases
         layouts = _layouts(bound, tensors, len(works))
         variant = (phases.rule, phases.names, phases.storages, phase, scalars_type)
-        key = (variant, layouts, torch.get_num_threads())
+        key = (variant, layouts, len(works), torch.get_num_threads())
         if key not in _FUNCTIONS:
             start = time.perf_counter()
             _FUNCTIONS[key] = compile_graph(
@@ -62,24 +76,36 @@ class CompiledPhases:
         return _FUNCTIONS[key]
 
 
-def _layout_key(bound: BoundUnit, g: Tensor) -> tuple[Any, ...]:
-    """What may differ from step to step: how the gradient lies."""
-    return (g.dtype,) if bound.width is not None else (g.dtype, g.stride())
+def _batches(works: Sequence[Work]) -> Iterator[list[int]]:
+    """Places of the works of each call: full batches of one kind, the rest one by one."""
+    per_call = UNITS_PER_CALL.get(works[0].bound.p.device.type, 1) if works else 1
+    if per_call == 1:
+        yield from ([i] for i in range(len(works)))
+        return
+    waiting: dict[Any, list[int]] = {}
+    for i, work in enumerate(works):
+        bound = work.bound
+        alike = bound.elements or (bound.p.shape, bound.p.stride(), work.g.stride())
+        kind = (bound.phases, bound.width, alike, bound.p.dtype, work.g.dtype, id(work.vector))
+        waiting.setdefault(kind, []).append(i)
+    for batch in waiting.values():
+        full = len(batch) // per_call * per_call
+        yield from (batch[i : i + per_call] for i in range(0, full, per_call))
+        yield from ([i] for i in batch[full:])
 
 
 def _layouts(bound: BoundUnit, tensors: Sequence[Tensor], units: int) -> tuple[Layout, ...]:
-    """Layouts of all inputs; those of flat units without their length."""
+    """Layouts of all inputs; those of flat units for any length of their class."""
     layouts = [Layout.of(tensor) for tensor in tensors]
-    if bound.width is None:
+    if bound.elements is None or bound.width is None:
         return tuple(layouts)
-    kinds = ["full", "full"]
-    kinds += [
-        slot.shape
-        for slot, storage in zip(bound.slots, bound.phases.storages, strict=True)
-        for _ in storage.suffixes
-    ]
-    for i, kind in enumerate(kinds * units):
-        layouts[i] = layouts[i].of_any_length() if kind == "full" else layouts[i]
+    full = [True, True]
+    for slot, storage in zip(bound.slots, bound.phases.storages, strict=True):
+        full += [slot.shape == "full"] * len(storage.suffixes)
+    for unit in range(units):
+        for i, follows_length in enumerate(full, start=unit * len(full)):
+            if follows_length:
+                layouts[i] = layouts[i].of_any_length(bound.elements, bound.width, unit)
     return tuple(layouts)
 
 

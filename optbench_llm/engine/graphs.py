@@ -13,34 +13,48 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._functorch import config as functorch_config
-from torch._inductor import compile as compile_with_inductor
+from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
-#: Length that stands for all lengths while tracing; inductor takes it for the usual one, so it is
-#: long enough to be worth several threads.
-TYPICAL_LENGTH = 2**20 + 512
+#: Up to this many elements code is for one thread, and sums need no splitting; inductor draws the
+#: same line.
+SHORT_ELEMENTS = 4096
+#: Elements that stand for all lengths of a class while tracing.
+TYPICAL_ELEMENTS = {"short": 2048, "long": 2**20}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What compiled code knows of a tensor. ``any_length``: its first dimension may be any >= 2."""
+    """What compiled code knows of a tensor.
+
+    ``elements`` names the class of a flat unit, ``short`` or ``long``, where the first dimension
+    may be any, from 2, that the class has; ``shape`` then begins with the number of the unit, and a
+    step along this dimension is ``width`` elements of the unit.
+    """
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
-    any_length: bool = False
+    elements: str | None = None
+    width: int = 1
 
     @classmethod
     def of(cls, tensor: Tensor) -> Layout:
         """The layout of a tensor, fixed in all dimensions."""
         return cls(tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device)
 
-    def of_any_length(self) -> Layout:
-        """The same for every length of the first dimension."""
-        return replace(self, shape=(0, *self.shape[1:]), any_length=True)
+    def of_any_length(self, elements: str, width: int, unit: int) -> Layout:
+        """The same for every length of a class; tensors of one unit have the same length."""
+        shape = (unit, *self.shape[1:])
+        return replace(self, shape=shape, elements=elements, width=width)
+
+    def lengths(self) -> tuple[int, int]:
+        """The least and the largest first dimension of the class."""
+        short = SHORT_ELEMENTS // self.width
+        return (2, short) if self.elements == "short" else (short + 1, 2**48)
 
 
 def compile_graph(
@@ -48,27 +62,38 @@ def compile_graph(
 ) -> Callable[..., Sequence[Tensor]]:
     """Machine code of ``function`` for inputs of these layouts, which it may write to.
 
-    Inputs must not overlap in memory. Dimensions of any length have the same length in all inputs.
+    Inputs must not overlap in memory.
     """
     shapes = ShapeEnv()
     mode = FakeTensorMode(shape_env=shapes)
     examples: list[Any] = [_example(layout, mode) for layout in layouts]
     graph = make_fx(function, tracing_mode="symbolic")(*examples)
-    assert not shapes.guards, f"the graph holds for some lengths only: {shapes.guards}"
     # Autograd's own cache cannot pickle such graphs and warns of it; inductor's works without.
+    found: list[Any] = []
+
+    def inner_compile(*args: Any, **options: Any) -> Any:
+        found.append(compile_fx_inner(*args, **options))
+        return found[-1]
+
     with functorch_config.patch(enable_autograd_cache=False):
-        compiled: Any = compile_with_inductor(graph, examples)
-    return compiled
+        compile_fx(graph, examples, inner_compile=inner_compile)
+    (compiled,) = found
+    # Nothing checks guards when the code is called, so they must hold for all lengths.
+    for guard in shapes.guards:
+        for n in layouts[0].lengths():
+            assert guard.expr.subs(dict.fromkeys(guard.expr.free_symbols, n)), guard.expr
+    return lambda *tensors: compiled([*tensors])
 
 
 def _example(layout: Layout, mode: FakeTensorMode) -> Tensor:
-    if not layout.any_length:
+    if layout.elements is None:
         with mode:
             return torch.empty_strided(
                 layout.shape, layout.stride, dtype=layout.dtype, device=layout.device
             )
-    shape = (TYPICAL_LENGTH, *layout.shape[1:])
-    real = torch.empty(shape, dtype=layout.dtype, device=layout.device)
-    fixed = [DimDynamic.STATIC] * (len(shape) - 1)
-    context = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DUCK, *fixed])
-    return mode.from_tensor(real, symbolic_context=context)
+    unit, *row = layout.shape
+    # Dimensions of one size share a symbol: each unit has a size of its own.
+    length = TYPICAL_ELEMENTS[layout.elements] // layout.width + unit
+    real = torch.empty(length, *row, dtype=layout.dtype, device=layout.device)
+    sizes = [DimDynamic.DUCK] + [DimDynamic.STATIC] * len(row)
+    return mode.from_tensor(real, symbolic_context=StatelessSymbolicContext(dynamic_sizes=sizes))

@@ -360,17 +360,20 @@ class RuleOptimizer(torch.optim.Optimizer):
     ) -> list[Any]:
         """Run a phase of every unit; what ``measure`` returns for each."""
         sums = [None] * len(works) if sums is None else sums
-        return [self._run_one(phase, work, s) for work, s in zip(works, sums, strict=True)]
-
-    def _run_one(self, phase: str, work: Work, sums: Tensor | None) -> Tensor | None:
-        bound = work.bound
-        if self.engine == "eager" or not bound.compilable:
-            return run_in_pieces(phase, work, sums)
-        result = self._compiled.run(phase, (work,), (sums,))[0]
-        if bound.is_whole:
-            return result
-        rest = run_in_pieces(phase, work, sums, bound.head)
-        return rest if result is None or rest is None else result + rest
+        if self.engine == "eager":
+            return [run_in_pieces(phase, work, s) for work, s in zip(works, sums, strict=True)]
+        results: list[Any] = [None] * len(works)
+        compilable = [i for i, work in enumerate(works) if work.bound.compilable]
+        found = self._compiled.run(
+            phase, [works[i] for i in compilable], [sums[i] for i in compilable]
+        )
+        for i, result in zip(compilable, found, strict=True):
+            results[i] = result
+        for i, work in enumerate(works):
+            if work.bound.leftover is not None:
+                rest = run_in_pieces(phase, work, sums[i], work.bound.leftover)
+                results[i] = rest if results[i] is None or rest is None else results[i] + rest
+        return results
 
 
 def _is_tensor(value: Any) -> bool:
