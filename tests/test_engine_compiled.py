@@ -156,3 +156,34 @@ def test_storage_compiles_into_the_step(spec):
     assert a.dtype == b.dtype == (torch.int8 if "int8" in spec else torch.bfloat16)
     assert (a.float() != b.float()).float().mean() < 0.01
     assert (params[0] - others[0]).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("elements", "steps", "engine"),
+    [(10_000, None, "eager"), (400_000, None, "compiled"), (400_000, 30, "eager")],
+)
+def test_auto_compiles_where_the_work_repays_it_and_says_why(elements, steps, engine):
+    """By elements times steps; a run of unknown length counts as 1,000 steps."""
+    optimizer: Any = ob.create_optimizer([torch.zeros(elements)], "lion")
+    optimizer.expected_steps = steps
+    assert optimizer.engine == engine
+    assert f"{elements:,} elements x {steps or 1000:,} steps" in optimizer.engine_reason
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb", "muon", "prodigy", "lion@int8"])
+def test_several_units_a_call_step_as_one_by_one(name, monkeypatch):
+    """The mode for GPUs: full lists of units of one kind, the rest alone; not a bit differs."""
+    kind = {"role": "matrix"} if name == "muon" else {}
+    sizes = [(64, 96)] * 5 if kind else [(7,), (9, 3), (64, 96), (8,), (5,), (64, 65), (70, 90)]
+    paths = []
+    for per_call in (1, 2):
+        monkeypatch.setattr(compiled, "UNITS_PER_CALL", {"cpu": per_call})
+        shapes = tuple(map(Shape, sizes))
+        params = [make_parameter(shape, i, torch.float32) for i, shape in enumerate(shapes)]
+        group = {"params": params, **kind}
+        optimizer = ob.create_optimizer([group], name, lr=0.01, engine="compiled")
+        for t in range(1, 4):
+            take_step(optimizer, params, shapes, t)
+        paths.append(params)
+    assert {key[2] for key in compiled._FUNCTIONS} == {1, 2}
+    assert all(map(torch.equal, *paths))

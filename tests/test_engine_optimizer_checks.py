@@ -83,7 +83,7 @@ def test_a_broken_compiler_means_eager_with_one_warning(engine: str) -> None:
     """Asked for explicitly it is an error; either way the reason is named."""
     script = (
         "import warnings, torch, optbench_llm.engine.compiler as c, optbench_llm as ob\n"
-        "c.COMPILE_FROM_ELEMENTS = 0\n"
+        "c.COMPILE_FROM_UPDATES = 0\n"
         "layer = torch.nn.Linear(2, 2)\n"
         "layer(torch.ones(1, 2)).sum().backward()\n"
         f"optimizer = ob.create_optimizer(layer, 'lion', engine={engine!r})\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import SimpleNamespace
@@ -34,6 +35,7 @@ from optbench_llm.rules.rule import COMPANION, LAYOUT_KEYS, Rule, Scope
 #: its weights, and what the engine keeps there.
 GROUP_KEYS = ("params", "param_names", "initial_lr", "spec", "observations", "step", *LAYOUT_KEYS)
 TRAIN_POINT = "train_point"
+logger = logging.getLogger(__name__)
 
 
 class RuleOptimizer(torch.optim.Optimizer):
@@ -46,9 +48,9 @@ class RuleOptimizer(torch.optim.Optimizer):
     Groups whose ``role`` is not among ``rule.roles`` are stepped by the rule's companion, if it has
     one, under the hyperparameters that bear the prefix ``companion_``.
 
-    ``engine`` is ``eager`` (bounded pieces, no compiler), ``compiled`` (one function for each
-    distinct shape) or ``auto``: compiled for models of 16 M parameters and more, with a warning
-    and eagerly where nothing can be compiled.
+    ``engine`` is ``eager`` (bounded pieces, no compiler), ``compiled`` or ``auto``: compiled where
+    the elements and the steps ahead (``expected_steps``, if somebody sets it before the first)
+    repay the seconds of compiling, with a warning and eagerly where nothing can be compiled.
 
     Raises ValueError for an unknown hyperparameter, storage or engine and for values out of range;
     RuntimeError for sparse or complex gradients, sharded parameters, a step in evaluation mode, and
@@ -78,7 +80,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         super().__init__(params, defaults)
 
     def _reset_caches(self) -> None:
-        self._engine: str | None = None
+        self._engine: tuple[str, str] | None = None
+        self.expected_steps: int | None = None
         self._compiled = CompiledPhases()
         self._bindings = Bindings(self.storage)
 
@@ -130,9 +133,18 @@ class RuleOptimizer(torch.optim.Optimizer):
     @property
     def engine(self) -> str:
         """``eager`` or ``compiled``; ``auto`` is decided when first asked."""
+        return self._chosen_engine()[0]
+
+    @property
+    def engine_reason(self) -> str:
+        """Why the engine is what it is."""
+        return self._chosen_engine()[1]
+
+    def _chosen_engine(self) -> tuple[str, str]:
         if self._engine is None:
             params = [p for group in self.param_groups for p in group["params"]]
-            self._engine = choose_engine(self._asked_engine, params)
+            self._engine = choose_engine(self._asked_engine, params, self.expected_steps)
+            logger.info("optimizer %s runs %s: %s", self.spec, *self._engine)
         return self._engine
 
     @property

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from optbench_llm.engine import RuleOptimizer
 from optbench_llm.state_bytes import state_bytes
 from optbench_llm.training.memory import peak_memory_bytes, reset_peak_memory
 from optbench_llm.training.optimizer_clock import OptimizerClock, unwrapped
@@ -118,6 +119,9 @@ class OptBenchCallback(TrainerCallback, ExportableState):
         # A checkpoint of a plain Trainer has no entry, and saving looks for one.
         saved[type(self).__name__] = entry
         self._optimizer = unwrapped(optimizer)
+        if isinstance(self._optimizer, RuleOptimizer):
+            # All of them, also on a resume: it must run as the interrupted run did.
+            self._optimizer.expected_steps = state.max_steps
         self._compile_s_before = self.compile_s
         self._device = next(model.parameters()).device
         self._reads_at_once = self._device.type == "cpu"

@@ -11,6 +11,7 @@ from rich.table import Table
 from transformers import TrainerCallback, TrainingArguments
 
 from optbench_llm.create import effective_hyperparameters
+from optbench_llm.engine import RuleOptimizer
 from optbench_llm.training.optimizer_clock import unwrapped
 
 
@@ -41,7 +42,10 @@ class FinetuneProgress(TrainerCallback):
         """Show what the optimizer does to which parameters."""
         self._every, self._total = state.logging_steps, state.max_steps
         self._started = time.perf_counter()
-        self._console.print(settings_table(str(self._optim), unwrapped(optimizer)))
+        inner = unwrapped(optimizer)
+        self._console.print(settings_table(str(self._optim), inner))
+        if isinstance(inner, RuleOptimizer):
+            self._console.print(f"engine: {inner.engine} ({inner.engine_reason})")
 
     def on_step(self, step: int, loss: float) -> None:
         """Print the loss of a step, and how long the rest will take."""
