@@ -23,8 +23,8 @@ def choose_engine(asked: str, params: Sequence[Tensor], steps: int | None) -> tu
     """``eager`` or ``compiled``, and why.
 
     ``auto`` decides by the elements of ``params`` and the ``steps`` of the run, and warns where
-    what should be compiled cannot be. Raises RuntimeError where compiled code was asked for and cannot
-    be had.
+    what should be compiled cannot be. Raises RuntimeError where compiled code was asked for and
+    cannot be had.
     """
     if asked == "eager":
         return "eager", "as asked"
