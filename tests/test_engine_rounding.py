@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import optbench_llm as ob
-from optbench_llm.engine.rounding import bf16_stochastic, bf16_to_nearest, noise_key
+from optbench_llm.engine.noise import Noise, noise_key
+from optbench_llm.engine.rounding import bf16_stochastic, bf16_to_nearest
 
 ELEMENTS = 4096
 
@@ -18,6 +19,10 @@ def numbers() -> torch.Tensor:
     """fp32 numbers of many magnitudes, both signs."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(ELEMENTS, generator=generator) * 10 ** torch.linspace(-6, 6, ELEMENTS)
+
+
+def noise(t: int, place: int = 0, start: int = 0) -> Noise:
+    return Noise(noise_key(t, place), "update", start)
 
 
 def make(
@@ -47,7 +52,7 @@ def test_no_nan_is_rounded_to_a_number():
     bits = [0x7FFFFFFF, -1, 0x7FC00000, 0x7F800001, 0x7F800000, -0x800000]
     x = torch.tensor(bits, dtype=torch.int32).view(torch.float32)
     expected = torch.tensor([float("nan")] * 4 + [float("inf"), -float("inf")])
-    for rounded in (bf16_to_nearest(x), bf16_stochastic(x, noise_key(1, 0), 0)):
+    for rounded in (bf16_to_nearest(x), bf16_stochastic(x, noise(1))):
         assert torch.equal(rounded.nan_to_num(7), expected.nan_to_num(7))
         assert torch.equal(rounded.isnan(), expected.isnan())
 
@@ -55,7 +60,7 @@ def test_no_nan_is_rounded_to_a_number():
 def test_stochastic_rounding_takes_a_neighbour_and_is_right_in_the_mean():
     """Up as often as the value lies above the lower neighbour."""
     x = numbers()
-    results = torch.stack([bf16_stochastic(x, noise_key(t, 0), 0) for t in range(1, 1001)])
+    results = torch.stack([bf16_stochastic(x, noise(t)) for t in range(1, 1001)])
     low = (x.view(torch.int32) & ~0xFFFF).view(torch.float32)
     gap = (x.view(torch.int32) & ~0xFFFF).add(0x10000).view(torch.float32) - low
     assert ((results == low) | (results == low + gap)).all()
@@ -71,7 +76,7 @@ def test_noise_differs_between_steps_parameters_and_positions():
     """Half of equal values, halfway between neighbours, go up, and not the same half again."""
     x = torch.full((ELEMENTS,), 1 + 2**-8)
     up = [
-        bf16_stochastic(x, noise_key(t, p), s) > 1
+        bf16_stochastic(x, noise(t, p, s)) > 1
         for t, p, s in [(1, 0, 0), (2, 0, 0), (1, 1, 0), (1, 0, 7)]
     ]
     for one in up:

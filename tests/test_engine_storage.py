@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from typing import Any
 
@@ -13,17 +14,18 @@ from oracles.proof import Shape
 from torch import nn
 
 import optbench_llm as ob
-from optbench_llm.engine.storage import BLOCK, SMALLEST_INT8, Blockwise
+from optbench_llm.engine.storage import BLOCK, SMALLEST_INT8, storage_for
+from optbench_llm.rules.adam import AdamW
+from optbench_llm.rules.rule import Slot
 
 SHAPES = (Shape((64, 80)), Shape((70, 64), transposed=True))
 STORED = [f"{name}@{storage}" for name in CASES for storage in ("bf16", "int8")]
 #: Distance of the displacements after 20 steps, relative, in the 2-norm.
 SHORT = {"bf16": 0.01, "int8": 0.03}
 #: The same after 150 steps of noisy gradients whose elements differ widely in size, and how far the
-#: displacement's length may stray. Adan's four slots are the worst; Cautious Lion, whose mask sees
-#: small momenta rounded to 0, is 6 % shorter, and 7 % after ten times as many steps.
-LONG = {"bf16": 0.02, "int8": 0.4}
-LONG_LENGTH = 0.08
+#: displacement's length may stray. AdaMod, whose three averages all round, is the worst.
+LONG = {"bf16": 0.02, "int8": 0.12}
+LONG_LENGTH = 0.02
 
 
 def create_or_skip(params: Any, spec: str, **h: Any) -> Any:
@@ -85,15 +87,15 @@ def test_long_runs_stay_close_to_fp32(spec):
 
 @pytest.mark.parametrize(
     ("spec", "bytes_per_element"),
-    [("adamw", 8), ("adamw@bf16", 6), ("adamw@int8", 5), ("lion@int8", 1), ("adan@int8", 7)],
+    [("adamw", 8), ("adamw@bf16", 4), ("adamw@int8", 2), ("lion@int8", 1), ("adan@int8", 4)],
 )
 def test_state_is_as_small_as_it_says(spec, bytes_per_element):
-    """8 bits cost one byte and one fp32 scale for 256 elements; second moments stay in fp32."""
+    """8 bits cost one byte and one fp32 scale for 256 elements, second moments too."""
     p = nn.Parameter(torch.ones(64, BLOCK))
     p.grad = torch.ones_like(p)
     optimizer: Any = ob.create_optimizer([p], spec)
     optimizer.step()
-    coded = {"adamw@int8": 1, "lion@int8": 1, "adan@int8": 3}.get(spec, 0)
+    coded = bytes_per_element if spec.endswith("int8") else 0
     scales = 4 / BLOCK * coded
     assert optimizer.state_bytes() / p.numel() == bytes_per_element + scales
 
@@ -111,7 +113,7 @@ def test_small_tensors_stay_in_fp32_under_int8():
 
 @pytest.mark.parametrize("storage", ["bf16", "int8"])
 def test_second_moments_shrink_again(storage):
-    """A step moves them by 0.1 %: rounded to bf16 or to codes they would stay up for ever."""
+    """A step moves them by 0.1 %: rounded to nearest they would stay up for ever."""
     moments = {}
     for spec in ("adamw", f"adamw@{storage}"):
         p = nn.Parameter(torch.zeros(SMALLEST_INT8))
@@ -119,9 +121,12 @@ def test_second_moments_shrink_again(storage):
         for t in range(1500):
             p.grad = torch.full_like(p, 1.0 if t < 20 else 0.1)
             optimizer.step()
-        moments[spec] = optimizer.state[p]["exp_avg_sq"]
-    assert torch.equal(moments[f"adamw@{storage}"], moments["adamw"])
+        (slot,) = [slot for slot in AdamW.slots if slot.name == "exp_avg_sq"]
+        kept = storage_for(slot, spec.partition("@")[2] or "fp32", p, torch.float32)
+        parts = [optimizer.state[p][slot.name + suffix] for suffix in kept.suffixes]
+        moments[spec] = kept.decode(parts, p.detach())
     assert moments["adamw"].max() < 0.02
+    assert abs(moments[f"adamw@{storage}"].mean() / moments["adamw"].mean() - 1) < 0.02
 
 
 def test_centred_rmsprop_stays_finite_in_low_bits():
@@ -137,41 +142,64 @@ def test_centred_rmsprop_stays_finite_in_low_bits():
 
 
 @pytest.mark.parametrize(
-    "spec", ["sgd-schedulefree@bf16", "adamw-schedulefree@int8", "adadelta@int8", "adagrad@bf16"]
+    ("spec", "slot"),
+    [
+        ("sgd-schedulefree@bf16", "z"),
+        ("adagrad@int8", "sum"),
+        ("adagrad@bf16", "sum"),
+        ("madgrad@int8", "grad_sum_sq, grad_sum, x0"),
+        ("rprop@int8", "step_size"),
+    ],
 )
-def test_storage_without_effect_is_refused(spec):
-    """With the name to use instead."""
+def test_storage_without_effect_is_refused(spec, slot):
+    """With the slots that cannot bear it, the reason, and the name to use instead."""
     name = spec.partition("@")[0]
     p = nn.Parameter(torch.ones(4))
-    with pytest.raises(ValueError, match=rf"'{spec}'.*needs full precision.* Use {name}\."):
+    with pytest.raises(ValueError, match=rf"'{spec}'.*{slot} would lose.* Use {name}\."):
         ob.create_optimizer([p], spec)
 
 
-@pytest.mark.parametrize("spec", ["adamp@int8", "sgdp@int8", "adafactor@int8"])
-def test_int8_is_refused_where_rows_must_stay_whole(spec):
-    """With the storage to use instead."""
-    name = spec.partition("@")[0]
-    p = nn.Parameter(torch.ones(4))
-    momentum = {"adamp": {}, "sgdp": {"momentum": 0.9}, "adafactor": {"beta1": 0.9}}[name]
-    with pytest.raises(ValueError, match=rf"'{spec}'.*whole rows or matrices. Use {name}@bf16\."):
-        ob.create_optimizer([p], spec, **momentum)
+def test_embeddings_may_stay_out_of_8_bits():
+    """As bitsandbytes in the Trainer does; bf16 they bear."""
+    p = torch.empty(SMALLEST_INT8)
+    for storage, bits in (("int8", 32), ("bf16", 16)):
+        kept = storage_for(Slot("exp_avg"), storage, p, torch.float32, embedding=True)
+        assert 8 * kept.encode(p)[0].element_size() == bits
 
 
-@pytest.mark.parametrize("numel", [1, 255, 256, 257, 5000])
-def test_blockwise_codes_are_within_half_a_code(numel):
-    """Any size, the last block part-filled; each block's extreme comes back almost exactly."""
-    values = torch.randn(numel, generator=torch.Generator().manual_seed(numel))
-    storage = Blockwise()
-    codes, scales = storage.encode(values)
-    back = storage.decode((codes, scales), values)
-    assert codes.shape == values.shape
-    assert scales.shape == (-(-numel // BLOCK),)
-    scale = scales.repeat_interleave(BLOCK)[:numel]
-    assert ((back - values).abs() / scale).max() < 0.51 / 127
+@pytest.mark.parametrize("spec", ["adamp@int8", "muon@int8", "adam-mini@int8", "soap@int8"])
+@pytest.mark.parametrize("shape", [(96, 64), (65, 67)])
+def test_rules_that_see_rows_or_matrices_keep_8_bits_too(spec, shape):
+    """Their state lies flat: 20 steps end near fp32's, whatever the shape."""
+    ends = {}
+    for one in (spec.partition("@")[0], spec):
+        generator = torch.Generator().manual_seed(0)
+        p = nn.Parameter(torch.randn(shape, generator=generator))
+        start = p.detach().clone()
+        optimizer = ob.create_optimizer([{"params": [p], "role": "matrix"}], one, engine="eager")
+        for _ in range(20):
+            p.grad = torch.randn(shape, generator=generator) + 0.3
+            optimizer.step()
+        ends[one] = p.detach() - start
+    exact, found = ends.values()
+    assert 0 < (found - exact).norm() < 0.1 * exact.norm()
 
 
-def test_blocks_of_zeros_stay_zero():
-    """The first steps of rarely used embeddings."""
-    values = torch.zeros(512)
-    storage = Blockwise()
-    assert torch.equal(storage.decode(storage.encode(values), values), values)
+@pytest.mark.parametrize("spec", ["adamw@bf16", "adamw@int8"])
+def test_a_resumed_run_rounds_as_the_uninterrupted_one(spec):
+    """Bit for bit: the noise belongs to the step, not to the process."""
+
+    def run(p: nn.Parameter, optimizer: Any, steps: range) -> torch.Tensor:
+        for t in steps:
+            generator = torch.Generator().manual_seed(t)
+            p.grad = torch.randn(p.shape, generator=generator)
+            optimizer.step()
+        return p.detach().clone()
+
+    p = nn.Parameter(torch.ones(SMALLEST_INT8))
+    optimizer = ob.create_optimizer([p], spec)
+    run(p, optimizer, range(5))
+    q = nn.Parameter(p.detach().clone())
+    resumed = ob.create_optimizer([q], spec)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert torch.equal(run(p, optimizer, range(5, 10)), run(q, resumed, range(5, 10)))

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optbench_llm.engine.rounding import COMPENSATION, NOISE, bf16_stochastic, bf16_to_nearest
+from optbench_llm.engine.noise import NOISE, Noise
+from optbench_llm.engine.rounding import COMPENSATION, bf16_stochastic, bf16_to_nearest
 from optbench_llm.engine.storage import Storage
 from optbench_llm.rules.rule import Rule
 
@@ -26,17 +27,31 @@ class Phases:
 
     ``stored`` holds, for each slot in ``names``, the tensors of its storage; ``c`` and ``sums``
     are sequences in the order of the rule's scalars and of what its update is to know of the sums.
+    ``start`` is the position of the piece in its unit.
+
+    ``rounding`` is how bf16 parameters are written: ``nearest``, ``stochastic``, or ``kahan``,
+    which has a slot for the residual.
     """
 
     def __init__(
-        self, rule: type[Rule], names: tuple[str, ...], storages: tuple[Storage, ...]
+        self,
+        rule: type[Rule],
+        names: tuple[str, ...],
+        storages: tuple[Storage, ...],
+        rounding: str = "stochastic",
     ) -> None:
         self.rule = rule
         self.names = names
         self.storages = storages
+        self.rounding = rounding
         self.state_type = rule.state_type(names)
         known = rule.measures if rule.conclude is None else rule.conclusions
         self.sums_type: Any = namedtuple(f"{rule.__name__}Sums", known)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the scalars must hold the key of random bits."""
+        return self.rounding == "stochastic" or any(s.stochastic for s in self.storages)
 
     def load(self, p: Tensor, stored: Stored) -> Any:
         """The slots by name, decoded."""
@@ -46,14 +61,17 @@ class Phases:
         }
         return self.state_type(**values)
 
-    def write(self, stored: Stored, values: dict[str, Tensor]) -> None:
-        """Encode new values in place."""
+    def write(
+        self, stored: Stored, values: dict[str, Tensor], stage: str, c: Any, start: int
+    ) -> None:
+        """Encode in place what a stage found; without a key in ``c`` all is rounded to nearest."""
         for name, storage, parts in zip(self.names, self.storages, stored, strict=True):
             if name in values:
-                for part, new in zip(parts, storage.encode(values[name]), strict=True):
+                noise = _noise(c, f"{stage}/{name}", start) if storage.stochastic else None
+                for part, new in zip(parts, storage.encode(values[name], noise), strict=True):
                     part.copy_(new.view(part.shape))
 
-    def measure(self, p: Tensor, g: Tensor, stored: Stored, c: Any) -> Tensor:
+    def measure(self, p: Tensor, g: Tensor, stored: Stored, c: Any, start: int = 0) -> Tensor:
         """Partial sums of this piece, one vector in the order of ``rule.measures``."""
         p, g = self._arithmetic(p, g)
         assert self.rule.measure is not None
@@ -62,7 +80,7 @@ class Phases:
     def update(
         self, p: Tensor, g: Tensor, stored: Stored, c: Any, sums: Tensor | None, start: int = 0
     ) -> None:
-        """One step, in place; ``start`` is the position of the piece in its unit."""
+        """One step, in place."""
         exact, g = self._arithmetic(p, g)
         s = self.load(exact, stored)
         compensated = COMPENSATION.name in self.names
@@ -74,10 +92,11 @@ class Phases:
             rounded = bf16_to_nearest(new)
             values = {**values, COMPENSATION.name: new - rounded}
             new = rounded
-        elif hasattr(c, NOISE):
-            new = bf16_stochastic(new, c.noise, start)
+        elif self.rounding == "stochastic" and p.dtype is torch.bfloat16:
+            noise = _noise(c, "update", start)
+            new = new if noise is None else bf16_stochastic(new, noise)
         p.copy_(new)
-        self.write(stored, values)
+        self.write(stored, values, "update", c, start)
 
     def stage(self, name: str) -> Callable[..., Any]:
         """The function of a phase: ``measure``, ``update``, or any other stage of the rule."""
@@ -85,9 +104,10 @@ class Phases:
             return getattr(self, name)
         transform = getattr(self.rule, name)
 
-        def run(p: Tensor, g: Tensor, stored: Stored, c: Any) -> None:
+        def run(p: Tensor, g: Tensor, stored: Stored, c: Any, start: int = 0) -> None:
             exact, g = self._arithmetic(p, g)
-            self.write(stored, transform(exact, g, self.load(exact, stored), c))
+            values = transform(exact, g, self.load(exact, stored), c)
+            self.write(stored, values, name, c, start)
 
         return run
 
@@ -95,3 +115,8 @@ class Phases:
     def _arithmetic(p: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         dtype = arithmetic_dtype(p)
         return p.to(dtype), g.to(dtype)
+
+
+def _noise(c: Any, stream: str, start: int) -> Noise | None:
+    """The random bits of one value, if the scalars hold a key."""
+    return Noise(c.noise, stream, start) if hasattr(c, NOISE) else None

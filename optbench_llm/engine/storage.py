@@ -8,9 +8,17 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from optbench_llm.rules.rule import STORAGES, Rule, Scope, Slot
+from optbench_llm.engine.blockwise import (
+    SCALE,
+    decode_positive,
+    decode_signed,
+    encode_positive,
+    encode_signed,
+)
+from optbench_llm.engine.noise import Noise
+from optbench_llm.engine.rounding import bf16_stochastic
+from optbench_llm.rules.rule import STORAGES, Rule, Slot
 
 BLOCK = 256
 #: Smaller tensors gain nothing from 8 bits and are often the delicate ones (norms, biases).
@@ -25,8 +33,13 @@ class Storage(Protocol):
 
     suffixes: ClassVar[tuple[str, ...]]
 
-    def encode(self, value: Tensor) -> tuple[Tensor, ...]:
-        """Tensors that hold ``value``."""
+    @property
+    def stochastic(self) -> bool:
+        """Whether encoding wants random bits."""
+        ...
+
+    def encode(self, value: Tensor, noise: Noise | None = None) -> tuple[Tensor, ...]:
+        """Tensors that hold ``value``; without noise rounded to nearest."""
         ...
 
     def decode(self, parts: Sequence[Tensor], like: Tensor) -> Tensor:
@@ -40,13 +53,22 @@ class Storage(Protocol):
 
 @dataclass(frozen=True)
 class Plain:
-    """One tensor of the slot's own shape, in a floating dtype."""
+    """One tensor of the slot's own shape, in a floating dtype.
+
+    ``stochastic`` is for bf16 alone: slow averages, which to nearest would never move.
+    """
 
     dtype: torch.dtype
+    stochastic: bool = False
     suffixes: ClassVar[tuple[str, ...]] = ("",)
 
-    def encode(self, value: Tensor) -> tuple[Tensor, ...]:
-        """Cast to the storage's dtype."""
+    def __post_init__(self) -> None:
+        assert not self.stochastic or self.dtype is torch.bfloat16
+
+    def encode(self, value: Tensor, noise: Noise | None = None) -> tuple[Tensor, ...]:
+        """Round and cast to the storage's dtype."""
+        if self.stochastic and noise is not None:
+            value = bf16_stochastic(value.float(), noise)
         return (value.to(self.dtype),)
 
     def decode(self, parts: Sequence[Tensor], like: Tensor) -> Tensor:
@@ -60,35 +82,60 @@ class Plain:
 
 @dataclass(frozen=True)
 class Blockwise:
-    """int8 codes in blocks of 256, linear in the block's largest magnitude, one fp32 scale each.
+    """8-bit codes in blocks of 256 elements of the flat value, one fp32 scale each.
 
-    Blocks as in Dettmers et al. (arXiv:2110.02861); their codes are not linear.
+    ``positive`` slots have codes of their own, stochastic since their averages are slow.
     """
 
-    suffixes: ClassVar[tuple[str, ...]] = ("", "_scale")
+    positive: bool = False
+    suffixes: ClassVar[tuple[str, ...]] = ("", SCALE)
 
-    def encode(self, value: Tensor) -> tuple[Tensor, ...]:
-        """Codes of the value's flat size, and the scales, one a block."""
+    @property
+    def stochastic(self) -> bool:
+        """A step moves momenta by more than the distance of codes, second moments by less."""
+        return self.positive
+
+    def encode(self, value: Tensor, noise: Noise | None = None) -> tuple[Tensor, ...]:
+        """Flat codes, and the scales, one a block."""
+        if _in_blocks(value):
+            codes, scale = self._encode(value.float(), noise)
+            return codes.view(-1), scale
         flat = value.reshape(-1).float()
-        blocks = pad(flat, (0, -flat.numel() % BLOCK)).view(-1, BLOCK)
-        scale = blocks.abs().amax(1, keepdim=True)
-        unit = blocks / scale.clamp(min=torch.finfo(torch.float32).tiny)
-        codes = (unit * 127).round().to(torch.int8)
-        return codes.view(-1)[: flat.numel()], scale.view(-1)
+        whole = flat.numel() // BLOCK * BLOCK
+        parts = [
+            self._encode(blocks, noise and noise.from_position(start))
+            for start, blocks in ((0, flat[:whole].view(-1, BLOCK)), (whole, flat[None, whole:]))
+            if blocks.numel()
+        ]
+        codes, scales = zip(*parts, strict=True)
+        return torch.cat([c.view(-1) for c in codes]), torch.cat(scales)
 
     def decode(self, parts: Sequence[Tensor], like: Tensor) -> Tensor:
-        """Codes times scales."""
-        codes, scale = parts
-        blocks = (
-            pad(codes.view(-1), (0, -codes.numel() % BLOCK)).view(-1, BLOCK).to(like.dtype) / 127
-        )
-        return (blocks * scale[:, None]).view(-1)[: codes.numel()].view(like.shape)
+        """The numbers of the codes."""
+        codes, scale = parts[0], parts[1].to(like.dtype)
+        decode = decode_positive if self.positive else decode_signed
+        if _in_blocks(codes):
+            return decode(codes, scale)
+        whole = codes.numel() // BLOCK
+        flat = decode(codes[: whole * BLOCK].view(-1, BLOCK), scale[:whole]).view(-1)
+        if codes.numel() > flat.numel():
+            last = decode(codes[None, flat.numel() :], scale[whole:])
+            flat = torch.cat([flat, last.view(-1)])
+        return flat.view(like.shape)
 
     def cut(self, parts: Sequence[Tensor], start: int, stop: int) -> tuple[Tensor, ...]:
         """Flat views; ``start`` must be a multiple of the block."""
         assert start % BLOCK == 0
         codes, scale = parts
         return codes[start:stop], scale[start // BLOCK : -(-stop // BLOCK)]
+
+    def _encode(self, blocks: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor]:
+        return encode_positive(blocks, noise) if self.positive else encode_signed(blocks)
+
+
+def _in_blocks(value: Tensor) -> bool:
+    """Whether a value, of any number of rows, has one block in each."""
+    return value.ndim == 2 and value.shape[1] == BLOCK
 
 
 def check_storage(storage: str, optimizer: str, rule: type[Rule], h: Any) -> None:
@@ -100,36 +147,44 @@ def check_storage(storage: str, optimizer: str, rule: type[Rule], h: Any) -> Non
         )
     if storage == "fp32":
         return
-    name = optimizer.partition("@")[0]
-    used = (*rule.slots_for((2, 2), h), *rule.slots_for((2,), h))
-    if not any(_bears_rounding(slot) for slot in used):
+    slots = rule.slots_for((2, 2), h)
+    if not any(_bears_rounding(slot) for slot in slots):
+        name = optimizer.partition("@")[0]
         raise ValueError(
-            f"optimizer {optimizer!r}: its whole state needs full precision, storage {storage!r}"
-            f" would change nothing. Use {name}."
-        )
-    flat = rule.scope is not Scope.MATRIX and not (rule.by_channel or rule.by_layout)
-    if storage == "int8" and not flat:
-        raise ValueError(
-            f"optimizer {optimizer!r}: storage 'int8' is for rules that see flat pieces of a"
-            f" tensor; this one needs whole rows or matrices. Use {name}@bf16."
+            f"optimizer {optimizer!r}: storage {storage!r} would change nothing. {_needs(slots)}."
+            f" Use {name}."
         )
 
 
-def storage_for(slot: Slot, storage: str, p: Tensor, dtype: torch.dtype) -> Storage:
-    """The storage of one slot of one parameter: low-bit only where the slot bears rounding."""
+def storage_for(
+    slot: Slot, storage: str, p: Tensor, dtype: torch.dtype, embedding: bool = False
+) -> Storage:
+    """The storage of one slot of one parameter: low-bit only where the slot bears rounding.
+
+    Small parameters and an ``embedding`` keep out of 8 bits.
+    """
     if slot.storage == "bf16":
         return Plain(torch.bfloat16)
     if storage == "fp32" or not _bears_rounding(slot):
         return Plain(dtype)
     if storage == "bf16":
-        return Plain(torch.bfloat16)
-    return Plain(dtype) if p.numel() < SMALLEST_INT8 else Blockwise()
+        return Plain(torch.bfloat16, stochastic=True)
+    if embedding or p.numel() < SMALLEST_INT8:
+        return Plain(dtype)
+    return Blockwise(slot.positive)
+
+
+def _needs(slots: tuple[Slot, ...]) -> str:
+    """Why these slots stay as they are."""
+    delicate = ", ".join(slot.name for slot in slots if slot.delicate)
+    factors = ", ".join(slot.name for slot in slots if slot.shape != "full" and not slot.delicate)
+    reasons = [
+        f"{delicate} would lose its small steps to rounding or pile up its errors" * bool(delicate),
+        f"{factors} is small beside the parameter" * bool(factors),
+    ]
+    return "All its state needs full precision: " + "; ".join(filter(None, reasons))
 
 
 def _bears_rounding(slot: Slot) -> bool:
-    """Whether the slot may lie in 16 or 8 bits.
-
-    Second moments and the like (``positive``) may not: a step moves them by 0.1 %, less than half a
-    unit of bf16's last place, so that rounded to nearest they would never shrink again.
-    """
-    return slot.shape == "full" and not slot.delicate and not slot.positive
+    """Whether the slot may lie in 16 or 8 bits."""
+    return slot.shape == "full" and not slot.delicate

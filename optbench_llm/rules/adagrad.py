@@ -26,6 +26,8 @@ class AdaGrad(Rule):
         Slot(
             "sum",
             positive=True,
+            # Errors of rounding would add up as the squares do: nothing is ever forgotten.
+            delicate=True,
             initial=lambda p, g, h: p.new_full(p.shape, h.initial_accumulator_value),
         ),
     )

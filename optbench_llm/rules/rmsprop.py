@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from optbench_llm.rules.rule import Rule, Slot, Update, ema
@@ -22,7 +23,7 @@ class RMSprop(Rule):
     Centered subtracts the square of the gradient's running mean from :math:`v_t` under the root.
     """
 
-    # A rounded mean could exceed the mean square, and the variance between them turn negative.
+    # Centred, a rounded mean could exceed the mean square, and the variance turn negative.
     slots = (
         Slot("square_avg", positive=True),
         Slot("grad_avg", delicate=True),
@@ -40,7 +41,11 @@ class RMSprop(Rule):
     @classmethod
     def slots_for(cls, shape: tuple[int, ...], h: Any) -> tuple[Slot, ...]:
         used = {"square_avg": True, "grad_avg": h.centered, "momentum_buffer": h.momentum > 0}
-        return tuple(slot for slot in cls.slots if used[slot.name])
+        slots = (
+            replace(slot, delicate=slot.delicate or (h.centered and slot.positive))
+            for slot in cls.slots
+        )
+        return tuple(slot for slot in slots if used[slot.name])
 
     @staticmethod
     def scalars(h: Any, t: int, carry: Any) -> dict[str, float]:

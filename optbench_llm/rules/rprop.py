@@ -31,7 +31,13 @@ class Rprop(Rule):
     slots = (
         # Only its sign counts, and 8 bits would round small gradients to 0.
         Slot("previous_grad", delicate=True),
-        Slot("step_size", positive=True, initial=lambda p, g, h: p.new_full(p.shape, h.lr)),
+        # Ten powers of ten lie between step sizes, and each decides its element's whole step.
+        Slot(
+            "step_size",
+            positive=True,
+            delicate=True,
+            initial=lambda p, g, h: p.new_full(p.shape, h.lr),
+        ),
     )
     defaults = {
         "lr": 1e-2,

@@ -1,0 +1,138 @@
+"""8-bit codes: bounds of the error, unbiased rounding, odd sizes, odd values."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from optbench_llm.engine.blockwise import TINY
+from optbench_llm.engine.graphs import Layout, compile_graph
+from optbench_llm.engine.noise import Noise, noise_key
+from optbench_llm.engine.storage import BLOCK, Blockwise, Plain
+
+SIZES = [1, 255, 256, 257, 5000]
+KINDS = pytest.mark.parametrize("positive", [False, True])
+
+
+def numbers(numel: int, positive: bool) -> torch.Tensor:
+    """Of many magnitudes."""
+    generator = torch.Generator().manual_seed(numel)
+    values = torch.randn(numel, generator=generator) * torch.randn(numel, generator=generator).exp()
+    return values * values if positive else values
+
+
+def round_trip(values: torch.Tensor, positive: bool, noise: Noise | None = None) -> torch.Tensor:
+    storage = Blockwise(positive)
+    return storage.decode(storage.encode(values, noise), values)
+
+
+def draw(t: int) -> Noise:
+    return Noise(noise_key(t, 0), "update/v")
+
+
+@KINDS
+@pytest.mark.parametrize("numel", SIZES)
+def test_errors_are_a_small_part_of_the_number(positive, numel):
+    """At most 1/32 of it or, near 0, half the smallest code; a block's extreme comes back."""
+    values = numbers(numel, positive)
+    codes, scales = Blockwise(positive).encode(values)
+    assert codes.shape == values.shape
+    assert scales.shape == (-(-numel // BLOCK),)
+    largest = scales.repeat_interleave(BLOCK)[:numel]
+    error = (round_trip(values, positive) - values).abs()
+    smallest = 2**-19 if positive else 2**-12
+    assert (error <= values.abs() / 31 + largest * smallest).all()
+    extremes = values.abs() == largest
+    assert (error[extremes] <= values.abs()[extremes] * 1e-6).all()
+
+
+@KINDS
+def test_codes_keep_the_order(positive):
+    """A larger number never decodes to a smaller one."""
+    values = numbers(BLOCK, positive).sort().values
+    assert (round_trip(values, positive).diff() >= 0).all()
+
+
+def test_stochastic_codes_are_right_in_the_mean():
+    """Errors of the mean of 1,000 draws have the spread that a fair coin gives, and no bias."""
+    draws = 1000
+    values = numbers(4 * BLOCK, True)
+    results = torch.stack([round_trip(values, True, draw(t)) for t in range(draws)]).double()
+    low, high = results.min(0).values, results.max(0).values
+    share = (values - low) / (high - low)
+    fair = (share > 0.02) & (share < 0.98) & (values > values.view(4, -1).amax(1).max() * 2**-16)
+    assert fair.sum() > 700
+    spread = (high - low) * (share * (1 - share) / draws).sqrt()
+    error = ((results.mean(0) - values) / spread)[fair]
+    assert error.abs().max() < 5
+    assert abs(error.mean()) < 5 / len(error) ** 0.5
+    assert 0.9 < error.std() < 1.1
+
+
+def test_positive_numbers_never_become_0():
+    """A step divides by their root."""
+    values = torch.full((BLOCK,), 1e-30)
+    values[0], values[1] = 1.0, 0.0
+    for noise in (None, *map(draw, range(20))):
+        back = round_trip(values, True, noise)
+        assert (back[2:] > 0).all()
+        assert back[1] == 0
+
+
+@KINDS
+def test_zeros_and_denormals(positive):
+    """Zeros stay zeros; the smallest numbers come back finite, of their size or 0."""
+    zeros = torch.zeros(2 * BLOCK)
+    assert torch.equal(round_trip(zeros, positive), zeros)
+    small = torch.full((BLOCK,), TINY / 64)
+    back = round_trip(small, positive)
+    assert (back - small).abs().max() <= TINY / 256
+
+
+@KINDS
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_not_hidden(positive, bad):
+    """It reaches the scale, so that a look at the scales is enough; other blocks keep theirs."""
+    values = numbers(3 * BLOCK, positive)
+    values[BLOCK + 5] = bad
+    codes, scales = Blockwise(positive).encode(values)
+    assert scales.isfinite().tolist() == [True, False, True]
+    back = Blockwise(positive).decode((codes, scales), values)
+    assert not back[BLOCK : 2 * BLOCK].isfinite().any() or not back[BLOCK + 5].isfinite()
+    assert back[:BLOCK].isfinite().all()
+
+
+@pytest.mark.parametrize("storage", [Blockwise(), Blockwise(True), Plain(torch.bfloat16, True)])
+def test_compiled_codes_are_the_eager_ones(storage):
+    """Bit for bit, in rows of a block as the engine passes them."""
+    values = numbers(128 * BLOCK, True).view(-1, BLOCK)
+    expected = storage.encode(values, draw(7))
+    outputs = [torch.empty_like(part) for part in expected]
+    key = torch.tensor(noise_key(7, 0), dtype=torch.float32)
+
+    def encode(values: torch.Tensor, key: torch.Tensor, *outputs: torch.Tensor):
+        parts = storage.encode(values, Noise(key, "update/v"))
+        for output, part in zip(outputs, parts, strict=True):
+            output.copy_(part.view(output.shape))
+        return []
+
+    inputs = (values, key, *outputs)
+    compile_graph(encode, [Layout.of(tensor) for tensor in inputs])(*inputs)
+    for output, part in zip(outputs, expected, strict=True):
+        assert torch.equal(output, part)
+
+
+@pytest.mark.parametrize("storage", [Blockwise(True), Plain(torch.bfloat16, True)])
+def test_slow_averages_decay_in_the_mean(storage):
+    """3,000 steps of a factor 0.999: to nearest they would stay where they began."""
+    values = torch.ones(4 * BLOCK)
+    values[::BLOCK] = 4.0  # A larger neighbour, so that the others are no block's extreme.
+    kept, stuck = storage.encode(values), storage.encode(values)
+    for t in range(3000):
+        kept = storage.encode(storage.decode(kept, values) * 0.999 + values * 1e-6, draw(t))
+        stuck = storage.encode(storage.decode(stuck, values) * 0.999 + values * 1e-6)
+    exact = 0.999**3000 * (1 - 1e-3) + 1e-3
+    mean = storage.decode(kept, values).view(-1, BLOCK)[:, 1:].mean()
+    assert abs(mean / exact - 1) < 0.05
+    if isinstance(storage, Plain):
+        assert storage.decode(stuck, values)[1] > 0.9
