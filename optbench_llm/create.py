@@ -28,9 +28,11 @@ def create_optimizer(
     """Make the optimizer that a spec names.
 
     A model is split into parameters that decay and parameters that do not (biases and norms), and
-    by what each is where the optimizer must know it. An iterable of parameters or of groups is
-    taken as it is: with a warning for optimizers that look at output channels, with a ``role`` in
-    each group for those that must know what a parameter is. ``lr`` None means the declared one.
+    by what each is where the optimizer must know it. Its embeddings keep their state in fp32 when
+    the spec asks for ``@int8``; those of bare parameters do not. An iterable of parameters or of
+    groups is taken as it is: with a warning for optimizers that look at output channels, with a
+    ``role`` in each group for those that must know what a parameter is. ``lr`` None means the
+    declared one.
     ``engine`` is ``auto``, ``eager`` or ``compiled`` and concerns our own rules only.
 
     Raises ValueError for an unknown name (with the nearest ones), an unknown hyperparameter or one
@@ -49,7 +51,8 @@ def create_optimizer(
             warnings.warn(f"optimizer {spec!r}: {caution}")
         params: Any = model_or_params
         if isinstance(params, nn.Module):
-            params = param_groups(params, settings["weight_decay"], rule)
+            apart = ("embedding",) if parsed.storage == "int8" else ()
+            params = param_groups(params, settings["weight_decay"], rule, apart=apart)
         elif rule.by_channel:
             warnings.warn(
                 f"optimizer {spec!r} looks at output channels but was given parameters: it takes"

@@ -114,8 +114,9 @@ def states(model: nn.Module, spec: str) -> list[State]:
     found = []
     for storage, refusal in storages(optimizer.rule, name).items():
         if refusal is None:
-            optimizer.storage = storage
-            found.append(State(name, storage, optimizer.planned_state_bytes()))
+            in_storage = create_optimizer(model, f"{name}@{storage}")
+            assert isinstance(in_storage, RuleOptimizer)
+            found.append(State(name, storage, in_storage.planned_state_bytes()))
     return found
 
 

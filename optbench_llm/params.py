@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
@@ -44,7 +44,11 @@ class Layout(NamedTuple):
 
 
 def param_groups(
-    model: nn.Module, weight_decay: float | None, rule: type[Rule] | None = None
+    model: nn.Module,
+    weight_decay: float | None,
+    rule: type[Rule] | None = None,
+    *,
+    apart: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """Trainable parameters in groups of equal keys: those that decay, then those that do not.
 
@@ -62,6 +66,8 @@ def param_groups(
       is ``matrix``, and for its bias; one for a projection that has heads.
     - ``stacked``, for rules by layout: experts' matrices in one tensor (experts, out, in).
 
+    Parameters of the roles ``apart`` have groups that name it, whatever the rule.
+
     Roles that a rule leaves to its companion have groups of their own; those that decay do so by
     the companion's weight decay, whatever ``weight_decay`` is.
 
@@ -74,6 +80,8 @@ def param_groups(
     groups: dict[Any, dict[str, Any]] = {}
     for p, layout in _trainable(model):
         keys = _keys(layout, weight_decay, rule)
+        if layout.role in apart:
+            keys["role"] = layout.role
         groups.setdefault(tuple(keys.items()), {"params": [], **keys})["params"].append(p)
     if not groups:
         raise ValueError(f"{type(model).__name__} has no trainable parameters")

@@ -10,7 +10,7 @@ from oracles import CASES
 from oracles.comparison import Shape, lr_at, make_parameter, take_step
 
 import optbench_llm as ob
-from optbench_llm.engine import compiled
+from optbench_llm.engine import bound, compiled
 
 SHAPES = (Shape((5, 8)), Shape((7,)))
 
@@ -79,7 +79,7 @@ def test_rules_of_rows_compile_once_for_each_shape():
     params, optimizer = make("adafactor", shapes)
     take_step(optimizer, params, shapes, 1)
     first = graphs()
-    assert first == len({key[0][3] for key in compiled._FUNCTIONS}) * 2
+    assert first == len({key[0][-1] for key in compiled._FUNCTIONS}) * 2
     take_step(optimizer, params, shapes, 2)
     assert graphs() == first
 
@@ -185,5 +185,20 @@ def test_several_units_a_call_step_as_one_by_one(name, monkeypatch):
         for t in range(1, 4):
             take_step(optimizer, params, shapes, t)
         paths.append(params)
-    assert {key[2] for key in compiled._FUNCTIONS} == {1, 2}
+    assert {key[3] for key in compiled._FUNCTIONS} == {1, 2}
     assert all(map(torch.equal, *paths))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_large_matrices_are_stepped_in_cuts_of_rows(monkeypatch, transposed):
+    """Cut or not, a rule of rows takes the same steps: sums are added up over the cuts."""
+    shapes, paths = (Shape((50, 40), transposed=transposed),), []
+    for cut_from in (10**9, 100):
+        monkeypatch.setattr(bound, "CUT_FROM_ELEMENTS", cut_from)
+        monkeypatch.setattr(bound, "CUT_ELEMENTS", 600)
+        params, optimizer = make("adamp", shapes)
+        for t in range(1, 6):
+            take_step(optimizer, params, shapes, t)
+        paths.append(params[0])
+    assert {key[2][0].shape[0] for key in compiled._FUNCTIONS} == {50, 15, 5}
+    assert torch.allclose(*paths, rtol=0, atol=1e-6)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from optbench_llm.engine.bound import BoundUnit
 from optbench_llm.engine.phases import Phases, arithmetic_dtype
-from optbench_llm.engine.state import make_missing_slots, slots_of
+from optbench_llm.engine.state import make_missing_slots, rounding_of, slots_of
 from optbench_llm.engine.storage import storage_for
 from optbench_llm.engine.units import Unit, units_of
 from optbench_llm.rules.rule import Rule, Slot
@@ -64,17 +64,18 @@ class Bindings:
         view = unit.view(known.p.detach()) if bound is None else bound.p
         slots = slots_of(rule, view, h)
         if bound is None or bound.slots != slots or not bound.holds(state):
-            phases = self.phases(rule, view, slots)
+            phases = self.phases(rule, view, slots, h)
             make_missing_slots(state, view, g, slots, phases, h, unit.suffix)
             bound = known.bounds[number] = BoundUnit(rule, unit, view, slots, phases, state)
         return bound
 
-    def phases(self, rule: type[Rule], view: Tensor, slots: tuple[Slot, ...]) -> Phases:
+    def phases(self, rule: type[Rule], view: Tensor, slots: tuple[Slot, ...], h: Any) -> Phases:
         """The phases of a rule for a unit with these slots."""
         dtype = arithmetic_dtype(view)
-        storages = tuple(storage_for(slot, self.storage, view, dtype) for slot in slots)
+        embedding = h.role == "embedding"
+        storages = tuple(storage_for(slot, self.storage, view, dtype, embedding) for slot in slots)
         names = tuple(slot.name for slot in slots)
-        key = (rule, names, storages)
+        key = (rule, names, storages, rounding_of(view, h))
         if key not in self._phases:
-            self._phases[key] = Phases(rule, names, storages)
+            self._phases[key] = Phases(*key)
         return self._phases[key]

@@ -11,9 +11,14 @@ from torch import Tensor
 
 from optbench_llm.engine.graphs import SHORT_ELEMENTS
 from optbench_llm.engine.phases import Phases, Stored
-from optbench_llm.engine.storage import BLOCK, Blockwise
+from optbench_llm.engine.storage import BLOCK, Blockwise, Plain
 from optbench_llm.engine.units import Unit
 from optbench_llm.rules.rule import Rule, Scope, Slot
+
+#: A unit that rules of rows see is cut for compiled code from this size, into parts of that size:
+#: what such code keeps of a part then stays in the cache.
+CUT_FROM_ELEMENTS = 2**22
+CUT_ELEMENTS = 2**18
 
 
 class BoundUnit:
@@ -49,6 +54,7 @@ class BoundUnit:
             self.head = self.p.numel() // self.width * self.width
             self.elements = "short" if self.head <= SHORT_ELEMENTS else "long"
         self.inputs = self._inputs()
+        self.cuts = self._cuts()
         self.leftover = self._leftover()
         self.compilable = self.leftover != 0
         self.functions: dict[Any, Callable[..., Any]] = {}
@@ -66,6 +72,26 @@ class BoundUnit:
         if self.width == 1 and g.ndim == 1:
             return g
         return g if self.width is None else self._rows(g.reshape(-1))
+
+    def _cuts(self) -> list[tuple[slice, Tensor, list[Tensor]]]:
+        """Rows of each call, where one call would hold temporaries as large as the parameter.
+
+        Each with its part of the parameter and of the slots. None for a unit that compiled code
+        gets at once: code for flat units and small ones has no such temporaries.
+        """
+        large = self.p.numel() >= CUT_FROM_ELEMENTS and not self.phases.stochastic
+        by_rows = self.width is None and self.rule.scope is not Scope.MATRIX and self.p.ndim > 1
+        divisible = all(
+            slot.shape == "full" and isinstance(storage, Plain)
+            for slot, storage in zip(self.slots, self.phases.storages, strict=True)
+        )
+        if not (large and by_rows and divisible):
+            return []
+        rows = self.p.shape[0]
+        step = max(1, CUT_ELEMENTS * rows // self.p.numel())
+        cuts = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+        parts = [part for parts in self.stored for part in parts]
+        return [(cut, self.p[cut], [part[cut] for part in parts]) for cut in cuts]
 
     def _leftover(self) -> int | None:
         """The first element that is stepped eagerly, if any.

@@ -44,16 +44,29 @@ class CompiledPhases:
         self, phase: str, works: Sequence[Work], sums: Sequence[Tensor | None]
     ) -> Sequence[Tensor]:
         """Run a phase of units that share layout and scalars, in one call."""
-        bound, vector = works[0].bound, works[0].vector
+        bound = works[0].bound
+        last = [works[0].vector, *(s for s in sums if s is not None)]
+        if bound.cuts:
+            g = works[0].g
+            found = [
+                self._execute(phase, works, [p, g[rows], *parts, *last])
+                for rows, p, parts in bound.cuts
+            ]
+            return [torch.stack(results).sum(0) for results in zip(*found, strict=True)]
         tensors: list[Any] = []
         for work in works:
             p, parts = work.bound.inputs
             tensors += (p, work.bound.gradient(work.g), *parts)
-        tensors.append(vector)
-        if sums[0] is not None:
-            tensors += sums
-        g = tensors[1]
-        key = (phase, len(works), type(works[0].scalars), g.dtype, bound.width or g.stride())
+        return self._execute(phase, works, [*tensors, *last])
+
+    def _execute(
+        self, phase: str, works: Sequence[Work], tensors: Sequence[Any]
+    ) -> Sequence[Tensor]:
+        bound, g = works[0].bound, tensors[1]
+        layout = g.stride() if bound.width is None else bound.width
+        key = (phase, len(works), type(works[0].scalars), g.dtype, layout)
+        if bound.cuts:
+            key = (*key, g.shape)
         function = bound.functions.get(key)
         if function is None:
             function = bound.functions[key] = self._function(phase, works, tensors)
@@ -65,8 +78,8 @@ class CompiledPhases:
         bound, scalars_type = works[0].bound, type(works[0].scalars)
         phases = bound.phases
         layouts = _layouts(bound, tensors, len(works))
-        variant = (phases.rule, phases.names, phases.storages, phase, scalars_type)
-        key = (variant, layouts, len(works), torch.get_num_threads())
+        variant = (phases.rule, phases.names, phases.storages, phases.rounding, phase)
+        key = (variant, scalars_type, layouts, len(works), torch.get_num_threads())
         if key not in _FUNCTIONS:
             start = time.perf_counter()
             _FUNCTIONS[key] = compile_graph(
@@ -85,6 +98,9 @@ def _batches(works: Sequence[Work]) -> Iterator[list[int]]:
     waiting: dict[Any, list[int]] = {}
     for i, work in enumerate(works):
         bound = work.bound
+        if bound.cuts:
+            yield [i]
+            continue
         alike = bound.elements or (bound.p.shape, bound.p.stride(), work.g.stride())
         kind = (bound.phases, bound.width, alike, bound.p.dtype, work.g.dtype, id(work.vector))
         waiting.setdefault(kind, []).append(i)

@@ -21,11 +21,11 @@ from optbench_llm.engine.checks import (
 )
 from optbench_llm.engine.compiled import CompiledPhases
 from optbench_llm.engine.compiler import ENGINES, choose_engine
+from optbench_llm.engine.noise import NOISE, noise_key
 from optbench_llm.engine.phases import arithmetic_dtype
 from optbench_llm.engine.pieces import run_in_pieces
-from optbench_llm.engine.rounding import NOISE, noise_key
 from optbench_llm.engine.scalars import named, settings_of, settings_of_unit
-from optbench_llm.engine.state import bytes_of, rounding_of, slots_of, stored_slots
+from optbench_llm.engine.state import bytes_of, slots_of, stored_slots
 from optbench_llm.engine.storage import check_storage, storage_for
 from optbench_llm.engine.units import units_of
 from optbench_llm.rules.hyperparameters import check_hyperparameters
@@ -172,10 +172,11 @@ class RuleOptimizer(torch.optim.Optimizer):
             rule, h = self.rule_for(group), settings_of(group)
             for p in group["params"]:
                 for unit in units_of(rule, p, group):
-                    view = unit.view(p.detach())
+                    view, embedding = unit.view(p.detach()), unit.role == "embedding"
                     slots = slots_of(rule, view, settings_of_unit(h, unit))
                     for slot in slots if p.numel() else ():
-                        storage = storage_for(slot, self.storage, view, arithmetic_dtype(view))
+                        dtype = arithmetic_dtype(view)
+                        storage = storage_for(slot, self.storage, view, dtype, embedding)
                         shape = slot.shape_for(tuple(view.shape))
                         if (storage, shape) not in known:
                             known[storage, shape] = bytes_of(storage, shape)
@@ -240,7 +241,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             for unit in units_of(rule, p, group):
                 view, h = unit.view(p.detach()), settings_of_unit(settings_of(group), unit)
                 slots = slots_of(rule, view, h)
-                phases = self._bindings.phases(rule, view, slots)
+                phases = self._bindings.phases(rule, view, slots, h)
                 exact = view.to(arithmetic_dtype(p))
                 loaded = phases.load(exact, stored_slots(state, slots, phases, unit.suffix))
                 view.copy_(rule.evaluation_point(exact, loaded, h))
@@ -291,24 +292,25 @@ class RuleOptimizer(torch.optim.Optimizer):
                 t = group["step"] + (not advance) if shared else state["step"] + 1
                 keeper = group if shared else state
                 carry = {name: keeper[name] for name in rule.carry}
-                fixed = {"scale": scale}
-                if rounding_of(p, h) == "stochastic":
-                    fixed[NOISE] = noise_key(state["step"] + 1, 65536 * index + position)
+                own_t = state["step"] + 1
                 state["step"] += advance
                 for number, unit in enumerate(self._bindings.units(place, p, rule, group)):
                     kind = (unit.role, unit.heads)
                     if kind not in settings:
                         settings[kind] = settings_of_unit(h, unit)
                     own = settings[kind]
-                    key = (t, p.device, *kind, *carry.values(), *fixed.values())
+                    g = unit.view(p.grad.contiguous() if unit.flattened else p.grad)
+                    bound = self._bindings.bind(place, number, state, rule, own, g)
+                    fixed = {"scale": scale}
+                    if bound.phases.stochastic:
+                        fixed[NOISE] = noise_key(own_t, *place, number)
+                    key = (t, p.device, *kind, *carry.values(), *fixed.items())
                     if key not in computed:
                         computed[key] = self._numbers_of_step(rule, own, t, carry, fixed, p.device)
                     scalars, vector = computed[key]
                     if advance and carry:
                         now = scalars._asdict()
                         keeper.update({name: now[name] for name in carry if name in now})
-                    g = unit.view(p.grad.contiguous() if unit.flattened else p.grad)
-                    bound = self._bindings.bind(place, number, state, rule, own, g)
                     stages = rule.stages(own, t) if advance else ("observe",)
                     works.append(Work(bound, g, own, scalars, vector, stages))
         return works

@@ -29,8 +29,7 @@ def run_in_pieces(phase: str, work: Work, sums: Tensor | None, start: int = 0) -
     rest = (sums,) if phase == "update" else ()
     total = None
     for p, g, stored in pieces(work.bound, work.g, start):
-        where = (start,) if phase == "update" else ()
-        result = function(p, g, stored, work.scalars, *rest, *where)
+        result = function(p, g, stored, work.scalars, *rest, start)
         start += p.numel()
         if result is not None:
             total = result if total is None else total + result
