@@ -48,10 +48,11 @@ def encode_signed(blocks: Tensor) -> tuple[Tensor, Tensor]:
 
 def decode_signed(codes: Tensor, scale: Tensor) -> Tensor:
     """Numbers of int8 codes (blocks, elements), in the dtype of the scales."""
-    magnitude = codes.to(torch.int32).abs()
-    shifted = ((magnitude << CUT_BITS) + SIGNED_BITS).view(torch.float32) - SIGNED
+    # Inductor compares 32-bit numbers in vectors, 8-bit ones beside others one by one.
+    numbers = codes.to(torch.int32)
+    shifted = ((numbers.abs() << CUT_BITS) + SIGNED_BITS).view(torch.float32) - SIGNED
     values = shifted.to(scale.dtype) * (scale * (1 / (1 - SIGNED)))[:, None]
-    return (-values).where(codes < 0, values)
+    return (-values).where(numbers < 0, values)
 
 
 def encode_positive(blocks: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor]:
@@ -67,7 +68,7 @@ def encode_positive(blocks: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor
     shifted = (blocks * ((1 - POSITIVE) / scale) + POSITIVE).clamp(max=1.0)
     dither = HALF if noise is None else noise.bits(blocks, CUT_BITS)
     codes = (shifted.view(torch.int32) - POSITIVE_BITS + dither) >> CUT_BITS
-    codes = codes.maximum((blocks > 0).to(torch.int32))
+    codes = codes.clamp(min=1).where(blocks > 0, codes)
     return codes.to(torch.uint8), scale.view(-1)
 
 
