@@ -9,9 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from optbench_llm.engine.noise import NOISE as NOISE
 from optbench_llm.engine.noise import Noise
-from optbench_llm.engine.noise import noise_key as noise_key
 from optbench_llm.rules.rule import Slot
 
 #: What Kahan summation keeps: the part of the parameter that bf16 cannot hold.
