@@ -51,8 +51,8 @@ def create_optimizer(
             warnings.warn(f"optimizer {spec!r}: {caution}")
         params: Any = model_or_params
         if isinstance(params, nn.Module):
-            apart = ("embedding",) if parsed.storage == "int8" else ()
-            params = param_groups(params, settings["weight_decay"], rule, apart=apart)
+            int8 = parsed.storage == "int8"
+            params = param_groups(params, settings["weight_decay"], rule, mark_embeddings=int8)
         elif rule.by_channel:
             warnings.warn(
                 f"optimizer {spec!r} looks at output channels but was given parameters: it takes"

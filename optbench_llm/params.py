@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ class Layout(NamedTuple):
     conv1d: bool = False
     parts: tuple[Part, ...] = ()
     stacked: bool = False
+    embeds: bool = False
 
 
 def param_groups(
@@ -48,7 +49,7 @@ def param_groups(
     weight_decay: float | None,
     rule: type[Rule] | None = None,
     *,
-    apart: Collection[str] = (),
+    mark_embeddings: bool = False,
 ) -> list[dict[str, Any]]:
     """Trainable parameters in groups of equal keys: those that decay, then those that do not.
 
@@ -66,7 +67,7 @@ def param_groups(
       is ``matrix``, and for its bias; one for a projection that has heads.
     - ``stacked``, for rules by layout: experts' matrices in one tensor (experts, out, in).
 
-    Parameters of the roles ``apart`` have groups that name it, whatever the rule.
+    ``mark_embeddings`` puts the weights of embeddings, tied ones too, in groups with ``embeds``.
 
     Roles that a rule leaves to its companion have groups of their own; those that decay do so by
     the companion's weight decay, whatever ``weight_decay`` is.
@@ -80,8 +81,8 @@ def param_groups(
     groups: dict[Any, dict[str, Any]] = {}
     for p, layout in _trainable(model):
         keys = _keys(layout, weight_decay, rule)
-        if layout.role in apart:
-            keys["role"] = layout.role
+        if mark_embeddings and layout.embeds:
+            keys["embeds"] = True
         groups.setdefault(tuple(keys.items()), {"params": [], **keys})["params"].append(p)
     if not groups:
         raise ValueError(f"{type(model).__name__} has no trainable parameters")
@@ -148,10 +149,9 @@ def _layout(
         return Layout("matrix")
     if p.ndim == 3 and hasattr(module, "is_transposed"):
         return _experts(module, name, p)
-    if is_head:
-        return Layout("head")
-    if isinstance(module, nn.Embedding):
-        return Layout("embedding")
+    embeds = isinstance(module, nn.Embedding)
+    if is_head or embeds:
+        return Layout("head" if is_head else "embedding", embeds=embeds)
     conv1d = isinstance(module, Conv1D)
     role, parts = _role_and_parts(modules, prefix, p.shape[-1 if conv1d else 0])
     return Layout(role, conv1d, parts)

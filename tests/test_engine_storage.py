@@ -12,6 +12,7 @@ from oracles import CASES
 from oracles.comparison import make_optimizer, make_parameter, take_step
 from oracles.proof import Shape
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import optbench_llm as ob
 from optbench_llm.engine.storage import BLOCK, SMALLEST_INT8, storage_for
@@ -203,3 +204,21 @@ def test_a_resumed_run_rounds_as_the_uninterrupted_one(spec):
     resumed = ob.create_optimizer([q], spec)
     resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     assert torch.equal(run(p, optimizer, range(5, 10)), run(q, resumed, range(5, 10)))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_embeddings_of_a_model_keep_out_of_8_bits(tied):
+    """As bitsandbytes does in the Trainer; whoever wants all in 8 bits passes parameters."""
+    size = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128}
+    counts = {"num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(**size, **counts, tie_word_embeddings=tied))
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    for given, kept in ((model, torch.float32), (list(model.parameters()), torch.int8)):
+        optimizer = ob.create_optimizer(given, "lion@int8")
+        planned = optimizer.planned_state_bytes()
+        optimizer.step()
+        embedding, head = model.model.embed_tokens.weight, model.lm_head.weight
+        assert optimizer.state[embedding]["exp_avg"].dtype is kept
+        assert optimizer.state[head]["exp_avg"].dtype is (kept if tied else torch.int8)
+        assert optimizer.state_bytes() == planned

@@ -72,7 +72,7 @@ class Bindings:
     def phases(self, rule: type[Rule], view: Tensor, slots: tuple[Slot, ...], h: Any) -> Phases:
         """The phases of a rule for a unit with these slots."""
         dtype = arithmetic_dtype(view)
-        embedding = h.role == "embedding"
+        embedding = getattr(h, "embeds", False)
         storages = tuple(storage_for(slot, self.storage, view, dtype, embedding) for slot in slots)
         names = tuple(slot.name for slot in slots)
         key = (rule, names, storages, rounding_of(view, h))

@@ -21,6 +21,7 @@ from optbench_llm.engine.checks import (
 )
 from optbench_llm.engine.compiled import CompiledPhases
 from optbench_llm.engine.compiler import ENGINES, choose_engine
+from optbench_llm.engine.finite import check_finite
 from optbench_llm.engine.noise import NOISE, noise_key
 from optbench_llm.engine.phases import arithmetic_dtype
 from optbench_llm.engine.pieces import run_in_pieces
@@ -161,6 +162,14 @@ class RuleOptimizer(torch.optim.Optimizer):
             if _is_tensor(value) and name != TRAIN_POINT
         )
 
+    def check_finite(self) -> None:
+        """Look through the whole state, one pass over its memory.
+
+        Raises FloatingPointError that names optimizer, slot, parameter and step where a slot holds
+        NaN or an infinity.
+        """
+        check_finite(self.spec, self.param_groups, self.state)
+
     def planned_state_bytes(self) -> int:
         """Bytes that the slots take once every parameter has had a gradient.
 
@@ -172,7 +181,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             rule, h = self.rule_for(group), settings_of(group)
             for p in group["params"]:
                 for unit in units_of(rule, p, group):
-                    view, embedding = unit.view(p.detach()), unit.role == "embedding"
+                    view, embedding = unit.view(p.detach()), group.get("embeds", False)
                     slots = slots_of(rule, view, settings_of_unit(h, unit))
                     for slot in slots if p.numel() else ():
                         dtype = arithmetic_dtype(view)

@@ -22,7 +22,7 @@ MATRIX_ROLES = frozenset({"matrix", "query", "key", "value"})
 #: All that a parameter may be to a rule by layout; see ``params.py``.
 ROLES = MATRIX_ROLES | {"embedding", "head", "norm", "bias", "vector"}
 #: What a parameter group may say of its weights; see ``params.py``.
-LAYOUT_KEYS = ("role", "conv1d", "parts", "stacked")
+LAYOUT_KEYS = ("role", "conv1d", "parts", "stacked", "embeds")
 #: Before the names of a companion's hyperparameters.
 COMPANION = "companion_"
 Update = tuple["Tensor", dict[str, "Tensor"]]

@@ -226,10 +226,19 @@ class OptBenchCallback(TrainerCallback, ExportableState):
         """Read what is left and look at the weights: the last step may have broken them."""
         self._check_losses(control)
         self._collect()
+        self._warn_of_overflow()
         self._optimizer = None
         broken = _first_not_finite(model) if self.diverged_reason is None else None
         if broken is not None:
             self._diverge(control, state.global_step, f"weight {broken!r} is not finite")
+
+    def _warn_of_overflow(self) -> None:
+        """An infinite second moment stops its element without a trace in the loss."""
+        if isinstance(self._optimizer, RuleOptimizer):
+            try:
+                self._optimizer.check_finite()
+            except FloatingPointError as error:
+                logger.warning("%s", error)
 
     def _collect(self) -> None:
         """Bring times and memory up to date."""

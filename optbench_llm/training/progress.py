@@ -58,7 +58,7 @@ class FinetuneProgress(TrainerCallback):
 
 
 #: What a group holds beside settings: how weights lie, and the lr before a warm-up.
-NOT_SHOWN = ("parts", "conv1d", "initial_lr")
+NOT_SHOWN = ("parts", "conv1d", "embeds", "initial_lr")
 
 
 def settings_table(optim: str, optimizer: Any) -> Table:
