@@ -84,7 +84,7 @@ def _low_bits(rows: Sequence[Row], size: str) -> list[Bound]:
     by_name = {row["optimizer"]: row for row in rows}
     low, full = by_name.get("lion@int8", {}), by_name.get("lion", {})
     ours, reference = ours_of(low, size), ours_of(full, size)
-    state = [("lion@int8", ours["state_bytes_per_param"])] if ours else []
+    state = [("lion@int8", ours["state_bytes_per_quantised_param"])] if ours else []
     ratio = (
         [("lion@int8", ours["ratio_to_fused"] / reference["ratio_to_fused"])]
         if ours and reference
@@ -92,7 +92,7 @@ def _low_bits(rows: Sequence[Row], size: str) -> list[Bound]:
     )
     up = speed_up(low, size, "bnb:Lion8bit")
     return [
-        _worst("lion@int8, bytes of state per parameter", state, 1.1),
+        _worst("lion@int8, bytes of state per quantised parameter", state, 1.1),
         _worst("lion@int8, times the time of lion", ratio, 1.3),
         _mean(
             "lion@int8, times as fast as bnb:Lion8bit", _one("lion@int8", up), 8.0, at_most=False

@@ -71,6 +71,18 @@ class Stepper:
             for o in self.optimizers
         )
 
+    def quantised(self) -> tuple[int, int]:
+        """Bytes of the state of parameters that have 8-bit slots of ours, and their elements."""
+        in_8_bits = [
+            (p, [value for value in state.values() if isinstance(value, torch.Tensor)])
+            for o in self.optimizers
+            if isinstance(o, RuleOptimizer)
+            for p, state in o.state.items()
+            if any(getattr(v, "dtype", None) in (torch.int8, torch.uint8) for v in state.values())
+        ]
+        state_bytes = sum(v.numel() * v.element_size() for _, own in in_8_bits for v in own)
+        return state_bytes, sum(p.numel() for p, _ in in_8_bits)
+
 
 @dataclass(frozen=True)
 class Contender:

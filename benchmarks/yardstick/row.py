@@ -87,6 +87,9 @@ def _measure(
             continue
         result |= _times(samples[label], periodic=period > 1)
         result["state_bytes_per_param"] = steppers[label].state_bytes() / bench.elements
+        state_bytes, elements = steppers[label].quantised()
+        if elements:
+            result["state_bytes_per_quantised_param"] = state_bytes / elements
         found.append(result | _extra_memory(steppers[label], bench))
     return found
 
