@@ -92,7 +92,8 @@ def test_a_malformed_list_of_specs_is_refused(text, words):
         (["leaderboard", "--optim", "torch:AdamV"], ["AdamV", "Nearest"]),
         (["info", "addam"], ["addam", "Nearest", "adam"]),
         (["info", "lookahead+"], ["expected a name after the +", "lookahead+adamw"]),
-        (["info", "muon@int8"], ["muon@int8", "Use muon@bf16"]),
+        (["info", "adagrad@int8"], ["adagrad@int8", "sum would lose its small steps", "Use adagrad"]),
+        (["finetune", "--optim", "lion@int4"], ["lion@int4", "fp32, bf16, int8"]),
         (["info", "torch:AdamW"], ["torch:AdamW", "no row", "optbench-llm list"]),
         (["list", "xyz*"], ["xyz*"]),
         (["list", "--scope", "galaxy"], ["galaxy", "element"]),
@@ -245,8 +246,7 @@ def test_info_as_json_is_the_page():
     assert facts["hyperparameters"]["companion_eps"]["range"] == "a number in [0, inf)"
     assert facts["hyperparameters"]["momentum"]["range"] == "a number in [0, 1)"
     assert any("companion" in need for need in facts["needs"])
-    assert facts["storages"]["bf16"] is None
-    assert "whole rows or matrices" in facts["storages"]["int8"]
+    assert facts["storages"] == {"fp32": None, "bf16": None, "int8": None}
     assert facts["compatibility"]["DeepSpeed ZeRO"].startswith("refused")
 
 

@@ -13,6 +13,7 @@ from oracles.proof import FP32_TOLERANCE, Shape
 
 import optbench_llm as ob
 from optbench_llm.engine import compiled
+from optbench_llm.rules import newton_schulz
 
 FLOAT64_TOLERANCE = 1e-10
 EVERY_CASE = [
@@ -108,6 +109,17 @@ def test_compiled_fp32_agrees_with_the_oracle_and_compiles_once(name, monkeypatc
     assert found < PROOFS[name].fp32_tolerance
     layouts = {(rule, phase, layouts) for (rule, *_, phase), _, layouts, _, _ in graphs}
     assert len(layouts) == len(graphs) > 0
+
+
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
+@pytest.mark.parametrize("name", ["muon", "scion"])
+def test_newton_schulz_in_fp32_agrees_with_the_oracle(name, engine, monkeypatch):
+    """But for the rounding to bfloat16, which allows some percent, they are as exact as any."""
+    assert PROOFS[name].fp32_tolerance > FP32_TOLERANCE
+    monkeypatch.setattr(newton_schulz, "narrow", lambda x: x)
+    monkeypatch.setattr(compiled, "_FUNCTIONS", {})
+    shapes = compiled_shapes(name)
+    assert deviation(name, CASES[name][0], shapes=shapes, engine=engine) < FP32_TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["adamw", "adamp"])

@@ -83,6 +83,27 @@ def test_weights_broken_by_the_last_step_count_as_diverged(tmp_path):
     assert "not finite" in run.measurements.diverged_reason
 
 
+class Overflow(TrainerCallback):
+    """Makes an element of a second moment infinite: its parameter then stands still."""
+
+    def on_step_end(self, args, state, control, optimizer=None, **kwargs):
+        if state.global_step == args.max_steps:
+            first = next(iter(optimizer.state.values()))
+            first["exp_avg_sq"].view(-1)[0] = math.inf
+
+
+def test_a_state_that_overflowed_is_reported(tmp_path, caplog):
+    """The loss does not show it: optimizer, slot, parameter and step are named at the end."""
+    run = trainer(tmp_path, max_steps=3)
+    run.add_callback(Overflow())
+    with caplog.at_level(logging.WARNING, logger="optbench_llm"):
+        run.train()
+    assert "slot 'exp_avg_sq' of parameter 0 of group 0 is no longer finite after step 3" in (
+        caplog.text
+    )
+    assert run.measurements.diverged_reason is None
+
+
 def test_callback_works_under_a_stock_trainer(tmp_path, caplog):
     """Times, state and memory come without the mixin; with default settings NaN stops the run."""
     callback = OptBenchCallback()

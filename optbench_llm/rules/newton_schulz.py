@@ -29,15 +29,18 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     rows, columns = matrix.shape
     if rows > columns:
         return orthogonalise(matrix.t()).t()
-    x = matrix / ((matrix * matrix).sum().sqrt() + EPS)
-    if x.element_size() == 4:
-        x = x.bfloat16()
+    x = narrow(matrix / ((matrix * matrix).sum().sqrt() + EPS))
     if columns < LONG * rows:
         x = _step(x, STEPS)
     else:
         for steps in STRETCHES:
             x = _step_on_gram_matrix(x, steps)
     return x.to(matrix.dtype)
+
+
+def narrow(x: Tensor) -> Tensor:
+    """fp32 numbers in bfloat16; the oracles are also compared without it."""
+    return x.bfloat16() if x.element_size() == 4 else x
 
 
 def _step(x: Tensor, steps: int) -> Tensor:
