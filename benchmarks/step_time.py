@@ -1,6 +1,6 @@
 """Milliseconds, bytes and first steps of every optimizer, ours and others', on GPT-2's shapes.
 
-    python benchmarks/step_time.py                              # every row at 124M: an hour or two
+    python benchmarks/step_time.py                              # every row at 124M
     python benchmarks/step_time.py --params 1M --optim lion,lamb@bf16
     python benchmarks/step_time.py --table                      # only write the tables again
 

@@ -34,3 +34,13 @@ def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("OPTBENCH_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture
+def newton_schulz_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Muon and Scion without their rounding to bfloat16, which hides all but gross errors."""
+    from optbench_llm.engine import compiled
+    from optbench_llm.rules import newton_schulz
+
+    monkeypatch.setattr(newton_schulz, "narrow", lambda x: x)
+    monkeypatch.setattr(compiled, "_FUNCTIONS", {})

@@ -109,6 +109,22 @@ def test_a_length_that_was_not_compiled_for_steps_as_eager_code_does(name):
         assert (params[0] - others[0]).abs().max() < 1e-4, n
 
 
+def test_8_bit_matrices_of_odd_sizes_step_as_eager_code_does():
+    """Their codes end within a block, in one call with the matrix."""
+    shapes = (Shape((65, 67)), Shape((64, 80)))
+    paths = []
+    for engine in ("eager", "compiled"):
+        params = [make_parameter(shape, i, torch.float32) for i, shape in enumerate(shapes)]
+        group = {"params": params, "role": "matrix"}
+        optimizer: Any = ob.create_optimizer([group], "adam-mini@int8", lr=0.01, engine=engine)
+        for t in range(1, 4):
+            take_step(optimizer, params, shapes, t)
+        assert {optimizer.state[p]["exp_avg"].dtype for p in params} == {torch.int8}
+        paths.append(params)
+    for eager, ours in zip(*paths, strict=True):
+        assert (eager - ours).abs().max() < 1e-4
+
+
 def test_new_memory_under_a_parameter_is_stepped():
     """What the engine keeps of a parameter must not outlive its memory or its state."""
     params, optimizer = make("adamw")

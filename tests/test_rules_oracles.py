@@ -9,13 +9,15 @@ import torch
 from oracles import CASES, PROOFS
 from oracles.comparison import compiled_shapes, deviation, distance, is_companion, oracle_paths
 from oracles.inputs import parameter
-from oracles.proof import FP32_TOLERANCE, Shape
+from oracles.proof import Shape
 
 import optbench_llm as ob
 from optbench_llm.engine import compiled
-from optbench_llm.rules import newton_schulz
 
+FP32_TOLERANCE = 1e-5
 FLOAT64_TOLERANCE = 1e-10
+#: What five steps of Newton-Schulz in bfloat16 may be off.
+BFLOAT16_TOLERANCE = 0.06
 EVERY_CASE = [
     pytest.param(name, case, id=f"{name}-{number}")
     for name, cases in CASES.items()
@@ -75,9 +77,10 @@ def test_cases_feel_every_hyperparameter(name):
 
 
 @pytest.mark.parametrize(("name", "case"), EVERY_CASE)
+@pytest.mark.usefixtures("newton_schulz_in_fp32")
 def test_eager_fp32_agrees_with_the_oracle(name, case):
     """20 steps, 0-dim to 3-D and transposed parameters, gradients that come and go, three lrs."""
-    assert deviation(name, case) < PROOFS[name].fp32_tolerance
+    assert deviation(name, case) < FP32_TOLERANCE
 
 
 @pytest.mark.parametrize(("name", "case"), EVERY_CASE)
@@ -101,25 +104,23 @@ def test_parameters_of_several_real_pieces_agree_with_the_oracle(name):
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.usefixtures("newton_schulz_in_fp32")
 def test_compiled_fp32_agrees_with_the_oracle_and_compiles_once(name, monkeypatch):
     """20 steps of changing lrs and pauses; every phase of every layout is compiled once."""
     graphs = {}
     monkeypatch.setattr(compiled, "_FUNCTIONS", graphs)
     found = deviation(name, CASES[name][0], shapes=compiled_shapes(name), engine="compiled")
-    assert found < PROOFS[name].fp32_tolerance
+    assert found < FP32_TOLERANCE
     layouts = {(rule, phase, layouts) for (rule, *_, phase), _, layouts, _, _ in graphs}
     assert len(layouts) == len(graphs) > 0
 
 
 @pytest.mark.parametrize("engine", ["eager", "compiled"])
 @pytest.mark.parametrize("name", ["muon", "scion"])
-def test_newton_schulz_in_fp32_agrees_with_the_oracle(name, engine, monkeypatch):
-    """But for the rounding to bfloat16, which allows some percent, they are as exact as any."""
-    assert PROOFS[name].fp32_tolerance > FP32_TOLERANCE
-    monkeypatch.setattr(newton_schulz, "narrow", lambda x: x)
-    monkeypatch.setattr(compiled, "_FUNCTIONS", {})
-    shapes = compiled_shapes(name)
-    assert deviation(name, CASES[name][0], shapes=shapes, engine=engine) < FP32_TOLERANCE
+def test_newton_schulz_in_bfloat16_stays_near_the_oracle(name, engine):
+    """As it runs for users: within some percent, and not exactly, or it would not be bfloat16."""
+    found = deviation(name, CASES[name][0], shapes=compiled_shapes(name), engine=engine)
+    assert FP32_TOLERANCE < found < BFLOAT16_TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["adamw", "adamp"])

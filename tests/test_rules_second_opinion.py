@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from oracles import PROOFS
 from oracles.comparison import ALL_SHAPES, run_rule
 from oracles.second_opinion import (
     TORCH_ROWS,
@@ -62,11 +61,10 @@ def test_transformers_adafactor_agrees(beta1, dtype):
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize(("trace", "number"), TRACE_RUNS)
+@pytest.mark.usefixtures("newton_schulz_in_fp32")
 def test_authors_numbers_are_reproduced(trace, number, dtype):
     """The rule walks the path that the authors' code walked on the same inputs."""
-    fp32 = PROOFS[trace["optimizer"]].fp32_tolerance
-    tolerance = fp32 if dtype is torch.float32 else TOLERANCES[dtype]
-    assert trace_deviation(trace, trace["runs"][number], dtype) < tolerance
+    assert trace_deviation(trace, trace["runs"][number], dtype) < TOLERANCES[dtype]
 
 
 def test_every_rule_has_a_second_opinion():

@@ -12,18 +12,17 @@ from torch import Tensor
 from optbench_llm.engine.bound import BoundUnit, Work
 from optbench_llm.engine.graphs import Layout, compile_graph
 from optbench_llm.engine.phases import Phases
+from optbench_llm.engine.pieces import run_in_pieces
 
 #: Machine code by rule, phase, storages and layouts: all optimizers of a process share it.
 _FUNCTIONS: dict[Any, Callable[..., Sequence[Tensor]]] = {}
-
-
 #: Units of one call on a GPU, which waits for the host between calls; not yet measured there. A CPU
 #: would gain less than it pays for compiling the longer code.
 UNITS_PER_CALL = {"cpu": 1, "cuda": 8}
 
 
 class CompiledPhases:
-    """Runs phases as compiled code; flat units of any length share theirs.
+    """Runs phases as compiled code, flat units of any length by the same; the rest eagerly.
 
     ``compile_s`` are the seconds that this optimizer waited for compilations.
     """
@@ -38,6 +37,10 @@ class CompiledPhases:
             found = self._call(phase, [works[i] for i in batch], [sums[i] for i in batch])
             for i, result in zip(batch, found, strict=False):
                 results[i] = result
+        for i, work in enumerate(works):
+            if work.bound.leftover is not None:
+                rest = run_in_pieces(phase, work, sums[i], work.bound.leftover)
+                results[i] = rest if results[i] is None or rest is None else results[i] + rest
         return results
 
     def _call(
@@ -91,14 +94,14 @@ class CompiledPhases:
 
 def _batches(works: Sequence[Work]) -> Iterator[list[int]]:
     """Places of the works of each call: full batches of one kind, the rest one by one."""
-    per_call = UNITS_PER_CALL.get(works[0].bound.p.device.type, 1) if works else 1
-    if per_call == 1:
-        yield from ([i] for i in range(len(works)))
-        return
     waiting: dict[Any, list[int]] = {}
+    per_call = 1
     for i, work in enumerate(works):
         bound = work.bound
-        if bound.cuts:
+        if not bound.compilable:
+            continue
+        per_call = UNITS_PER_CALL.get(bound.p.device.type, 1)
+        if per_call == 1 or bound.cuts:
             yield [i]
             continue
         alike = bound.elements or (bound.p.shape, bound.p.stride(), work.g.stride())

@@ -1,22 +1,21 @@
 """From a function of tensors to machine code: traced on fake tensors, compiled by inductor.
 
 Dynamo stays out of it: what the engine runs are pure functions of tensors, so there are no guards
-to check, a call costs some 4 us instead of 17 us, and compiling takes half the time.
+to check, a call costs some 4 us instead of 17 us, and compiling takes half the time. Inductor takes
+longer to import than torch itself, so whoever compiles nothing does not load it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch._functorch import config as functorch_config
-from torch._inductor.compile_fx import compile_fx, compile_fx_inner
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+
+if TYPE_CHECKING:
+    from torch._subclasses.fake_tensor import FakeTensorMode
 
 #: Up to this many elements code is for one thread, and sums need no splitting; inductor draws the
 #: same line.
@@ -64,17 +63,23 @@ def compile_graph(
 
     Inputs must not overlap in memory.
     """
+    from torch._functorch import config as functorch_config
+    from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
     shapes = ShapeEnv()
     mode = FakeTensorMode(shape_env=shapes)
     examples: list[Any] = [_example(layout, mode) for layout in layouts]
     graph = make_fx(function, tracing_mode="symbolic")(*examples)
-    # Autograd's own cache cannot pickle such graphs and warns of it; inductor's works without.
     found: list[Any] = []
 
     def inner_compile(*args: Any, **options: Any) -> Any:
         found.append(compile_fx_inner(*args, **options))
         return found[-1]
 
+    # Autograd's own cache cannot pickle such graphs and warns of it; inductor's works without.
     with functorch_config.patch(enable_autograd_cache=False):
         compile_fx(graph, examples, inner_compile=inner_compile, config_patches=_options(layouts))
     (compiled,) = found
@@ -98,6 +103,8 @@ def _example(layout: Layout, mode: FakeTensorMode) -> Tensor:
             return torch.empty_strided(
                 layout.shape, layout.stride, dtype=layout.dtype, device=layout.device
             )
+    from torch.fx.experimental.symbolic_shapes import DimDynamic, StatelessSymbolicContext
+
     unit, *row = layout.shape
     # Dimensions of one size share a symbol: each unit has a size of its own.
     length = TYPICAL_ELEMENTS[layout.elements] // layout.width + unit

@@ -27,7 +27,7 @@ from optbench_llm.engine.phases import arithmetic_dtype
 from optbench_llm.engine.pieces import run_in_pieces
 from optbench_llm.engine.scalars import named, settings_of, settings_of_unit
 from optbench_llm.engine.state import bytes_of, slots_of, stored_slots
-from optbench_llm.engine.storage import check_storage, storage_for
+from optbench_llm.engine.storage import check_storage
 from optbench_llm.engine.units import units_of
 from optbench_llm.rules.hyperparameters import check_hyperparameters
 from optbench_llm.rules.rule import COMPANION, LAYOUT_KEYS, Rule, Scope
@@ -74,6 +74,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         if engine not in ENGINES:
             raise ValueError(f"unknown engine {engine!r}, expected one of {', '.join(ENGINES)}")
         self._asked_engine = engine
+        self.expected_steps: int | None = None
         defaults = check_hyperparameters(self.spec, hyperparameters, rule)
         check_storage(storage, self.spec, rule, SimpleNamespace(**defaults, role="", heads=0))
         self._training = True
@@ -82,12 +83,11 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _reset_caches(self) -> None:
         self._engine: tuple[str, str] | None = None
-        self.expected_steps: int | None = None
         self._compiled = CompiledPhases()
         self._bindings = Bindings(self.storage)
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("rule", "spec", "storage", "_asked_engine", "_training")
+        kept = ("rule", "spec", "storage", "_asked_engine", "expected_steps", "_training")
         return {**super().__getstate__(), **{name: getattr(self, name) for name in kept}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -150,7 +150,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     @property
     def compile_s(self) -> float:
-        """Seconds spent in first calls of compiled functions."""
+        """Seconds spent waiting for compilations."""
         return self._compiled.compile_s
 
     def state_bytes(self) -> int:
@@ -180,12 +180,11 @@ class RuleOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             rule, h = self.rule_for(group), settings_of(group)
             for p in group["params"]:
-                for unit in units_of(rule, p, group):
-                    view, embedding = unit.view(p.detach()), group.get("embeds", False)
-                    slots = slots_of(rule, view, settings_of_unit(h, unit))
-                    for slot in slots if p.numel() else ():
-                        dtype = arithmetic_dtype(view)
-                        storage = storage_for(slot, self.storage, view, dtype, embedding)
+                for unit in units_of(rule, p, group) if p.numel() else ():
+                    view, own = unit.view(p.detach()), settings_of_unit(h, unit)
+                    slots = slots_of(rule, view, own)
+                    phases = self._bindings.phases(rule, view, slots, own)
+                    for slot, storage in zip(slots, phases.storages, strict=True):
                         shape = slot.shape_for(tuple(view.shape))
                         if (storage, shape) not in known:
                             known[storage, shape] = bytes_of(storage, shape)
@@ -206,8 +205,8 @@ class RuleOptimizer(torch.optim.Optimizer):
             for stage in work.before:
                 self._run(stage, (work,))
         sums = self._sums(works)
-        updating = [(w, s) for w, s in zip(works, sums, strict=True) if w.updates]
-        self._run("update", *zip(*updating, strict=True)) if updating else None
+        updating = [i for i, work in enumerate(works) if work.updates]
+        self._run("update", [works[i] for i in updating], [sums[i] for i in updating])
         for work in works:
             for stage in work.after:
                 self._run(stage, (work,))
@@ -349,13 +348,12 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _sums(self, works: list[Work]) -> list[Tensor | None]:
         """What each work's update is to know of the sums over its tensor or over the model."""
-        measured = [w for w in works if w.bound.rule.measures and w.updates]
-        if not measured:
-            return [None] * len(works)
-        found = iter(self._run("measure", measured))
-        sums = [
-            next(found) if work.bound.rule.measures and work.updates else None for work in works
-        ]
+        sums: list[Tensor | None] = [None] * len(works)
+        measured = [i for i, work in enumerate(works) if work.bound.rule.measures and work.updates]
+        for i, found in zip(
+            measured, self._run("measure", [works[i] for i in measured]), strict=True
+        ):
+            sums[i] = found
         over_model = [i for i, work in enumerate(works) if work.bound.rule.scope is Scope.MODEL]
         if over_model:
             parts = [sums[i] for i in over_model]
@@ -383,20 +381,9 @@ class RuleOptimizer(torch.optim.Optimizer):
     ) -> list[Any]:
         """Run a phase of every unit; what ``measure`` returns for each."""
         sums = [None] * len(works) if sums is None else sums
-        if self.engine == "eager":
-            return [run_in_pieces(phase, work, s) for work, s in zip(works, sums, strict=True)]
-        results: list[Any] = [None] * len(works)
-        compilable = [i for i, work in enumerate(works) if work.bound.compilable]
-        found = self._compiled.run(
-            phase, [works[i] for i in compilable], [sums[i] for i in compilable]
-        )
-        for i, result in zip(compilable, found, strict=True):
-            results[i] = result
-        for i, work in enumerate(works):
-            if work.bound.leftover is not None:
-                rest = run_in_pieces(phase, work, sums[i], work.bound.leftover)
-                results[i] = rest if results[i] is None or rest is None else results[i] + rest
-        return results
+        if self.engine == "compiled":
+            return self._compiled.run(phase, works, sums)
+        return [run_in_pieces(phase, work, s) for work, s in zip(works, sums, strict=True)]
 
 
 def _is_tensor(value: Any) -> bool:

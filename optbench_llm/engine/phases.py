@@ -38,7 +38,7 @@ class Phases:
         rule: type[Rule],
         names: tuple[str, ...],
         storages: tuple[Storage, ...],
-        rounding: str = "stochastic",
+        rounding: str,
     ) -> None:
         self.rule = rule
         self.names = names

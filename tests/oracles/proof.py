@@ -27,8 +27,6 @@ ALL_SHAPES = (
 MATRICES = (Shape((5, 8)), Shape((6, 9), transposed=True), Shape((8, 3)))
 
 
-#: Largest deviation of an fp32 run from its float64 reference, relative to the way it went.
-FP32_TOLERANCE = 1e-5
 #: The law that schedules reaching 0 stop everything; averages of updates are excused from it.
 LR_0_MIDWAY = "test_an_lr_of_zero_in_the_middle_moves_nothing"
 
@@ -48,7 +46,6 @@ class Proof:
     a list of parameters, steps whose ``g`` is a list (None where a parameter has no gradient), and
     yields lists. ``role`` is given to a rule that must know what its parameters are. ``unfelt``
     hyperparameters show in other dtypes or layouts only, and have tests of their own.
-    ``fp32_tolerance`` is wider for a rule that does part of its arithmetic in fewer bits.
     """
 
     oracle: Callable[..., Path]
@@ -59,4 +56,3 @@ class Proof:
     joint: bool = False
     role: str | None = None
     unfelt: Sequence[str] = ()
-    fp32_tolerance: float = FP32_TOLERANCE
