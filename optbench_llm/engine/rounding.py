@@ -35,5 +35,8 @@ def bf16_stochastic(x: Tensor, noise: Noise) -> Tensor:
 
 
 def _unless_nan(x: Tensor, bits: Tensor) -> Tensor:
-    """The bf16 numbers of these bits; the sums behind the bits of a NaN may wrap around to 0."""
-    return (bits & ~LOW_MASK).view(torch.float32).where(~x.isnan(), x)
+    """The bf16 numbers of these bits; the sums behind the bits of a NaN may wrap around to 0.
+
+    NaN alone is unequal to itself, which vector code tells at once; ``isnan`` takes a loop.
+    """
+    return (bits & ~LOW_MASK).view(torch.float32).where(x == x, x)

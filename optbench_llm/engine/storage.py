@@ -176,6 +176,8 @@ def storage_for(
 
 def _needs(slots: tuple[Slot, ...]) -> str:
     """Why these slots stay as they are."""
+    if not slots:
+        return "It keeps no state"
     delicate = ", ".join(slot.name for slot in slots if slot.delicate)
     factors = ", ".join(slot.name for slot in slots if slot.shape != "full" and not slot.delicate)
     reasons = [
