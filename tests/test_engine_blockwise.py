@@ -117,7 +117,7 @@ def test_compiled_codes_are_the_eager_ones(storage):
         return []
 
     inputs = (values, key, *outputs)
-    compile_graph(encode, [Layout.of(tensor) for tensor in inputs])(*inputs)
+    compile_graph(encode, [Layout.of(tensor) for tensor in inputs])([*inputs])
     for output, part in zip(outputs, expected, strict=True):
         assert torch.equal(output, part)
 

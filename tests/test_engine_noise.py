@@ -63,5 +63,5 @@ def test_compiled_bits_are_the_eager_ones():
 
     out = torch.empty(70_001, dtype=torch.int32)
     layouts = (Layout.of(out), Layout.of(key))
-    compile_graph(fill, layouts)(out, key)
+    compile_graph(fill, layouts)([out, key])
     assert torch.equal(out, Noise(noise_key(5, 2, 1), "update/v").bits(out, 19))

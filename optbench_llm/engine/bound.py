@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from optbench_llm.engine.graphs import SHORT_ELEMENTS
+from optbench_llm.engine.graphs import SHORT_ELEMENTS, Compiled
 from optbench_llm.engine.phases import Phases, Stored
 from optbench_llm.engine.storage import BLOCK, Blockwise, Plain
 from optbench_llm.engine.units import Unit
@@ -47,6 +46,12 @@ class BoundUnit:
             for slot, storage in zip(slots, phases.storages, strict=True)
         )
         self.stored: Stored = tuple(tuple(state[name] for name in own) for own in self.names)
+        self.device_type = view.device.type
+        self._named = [
+            pair
+            for names, tensors in zip(self.names, self.stored, strict=True)
+            for pair in zip(names, tensors, strict=True)
+        ]
         self.flat = sees_flat_pieces(rule, self.p) and self.p.is_contiguous()
         self.width, self.head = self._width(), 0
         self.elements: str | None = None
@@ -57,15 +62,14 @@ class BoundUnit:
         self.cuts = self._cuts()
         self.leftover = self._leftover()
         self.compilable = self.leftover != 0
-        self.functions: dict[Any, Callable[..., Any]] = {}
+        self.functions: dict[Any, Compiled] = {}
 
     def holds(self, state: dict[str, Any]) -> bool:
         """Whether the state still has the same tensors."""
-        return all(
-            state.get(name) is tensor
-            for names, tensors in zip(self.names, self.stored, strict=True)
-            for name, tensor in zip(names, tensors, strict=True)
-        )
+        for name, tensor in self._named:
+            if state.get(name) is not tensor:
+                return False
+        return True
 
     def gradient(self, g: Tensor) -> Tensor:
         """The unit's view of a gradient, in the form in which compiled code gets it."""

@@ -47,12 +47,13 @@ def check_gradients(optimizer: str, groups: Sequence[dict[str, Any]]) -> None:
     """Raise RuntimeError for gradients that no rule can take."""
     for group in groups:
         for p in group["params"]:
-            if p.grad is not None and (p.grad.is_sparse or p.grad.is_complex()):
-                kind = "sparse" if p.grad.is_sparse else "complex"
+            g = p.grad
+            if g is not None and (g.is_sparse or g.is_complex()):
+                kind = "sparse" if g.is_sparse else "complex"
                 raise RuntimeError(
                     f"optimizer {optimizer!r} takes dense real gradients, this one of shape"
                     f" {tuple(p.shape)} is {kind}"
-                    + ("; use nn.Embedding(sparse=False)" if p.grad.is_sparse else "")
+                    + ("; use nn.Embedding(sparse=False)" if g.is_sparse else "")
                 )
 
 

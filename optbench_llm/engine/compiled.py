@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from optbench_llm.engine.bound import BoundUnit, Work
-from optbench_llm.engine.graphs import Layout, compile_graph
+from optbench_llm.engine.graphs import Compiled, Layout, compile_graph
 from optbench_llm.engine.phases import Phases
 from optbench_llm.engine.pieces import run_in_pieces
 
 #: Machine code by rule, phase, storages and layouts: all optimizers of a process share it.
-_FUNCTIONS: dict[Any, Callable[..., Sequence[Tensor]]] = {}
+_FUNCTIONS: dict[Any, Compiled] = {}
 #: Units of one call on a GPU, which waits for the host between calls; not yet measured there. A CPU
 #: would gain less than it pays for compiling the longer code.
 UNITS_PER_CALL = {"cpu": 1, "cuda": 8}
@@ -35,8 +35,9 @@ class CompiledPhases:
         results: list[Any] = [None] * len(works)
         for batch in _batches(works):
             found = self._call(phase, [works[i] for i in batch], [sums[i] for i in batch])
-            for i, result in zip(batch, found, strict=False):
-                results[i] = result
+            if found:
+                for i, result in zip(batch, found, strict=True):
+                    results[i] = result
         for i, work in enumerate(works):
             if work.bound.leftover is not None:
                 rest = run_in_pieces(phase, work, sums[i], work.bound.leftover)
@@ -47,10 +48,10 @@ class CompiledPhases:
         self, phase: str, works: Sequence[Work], sums: Sequence[Tensor | None]
     ) -> Sequence[Tensor]:
         """Run a phase of units that share layout and scalars, in one call."""
-        bound = works[0].bound
-        last = [works[0].vector, *(s for s in sums if s is not None)]
+        first = works[0]
+        bound, g = first.bound, first.g
+        last: list[Any] = [first.vector, *[s for s in sums if s is not None]]
         if bound.cuts:
-            g = works[0].g
             found = [
                 self._execute(phase, works, [p, g[rows], *parts, *last])
                 for rows, p, parts in bound.cuts
@@ -60,24 +61,21 @@ class CompiledPhases:
         for work in works:
             p, parts = work.bound.inputs
             tensors += (p, work.bound.gradient(work.g), *parts)
-        return self._execute(phase, works, [*tensors, *last])
+        return self._execute(phase, works, tensors + last)
 
-    def _execute(
-        self, phase: str, works: Sequence[Work], tensors: Sequence[Any]
-    ) -> Sequence[Tensor]:
-        bound, g = works[0].bound, tensors[1]
+    def _execute(self, phase: str, works: Sequence[Work], tensors: list[Any]) -> Sequence[Tensor]:
+        first, g = works[0], tensors[1]
+        bound = first.bound
         layout = g.stride() if bound.width is None else bound.width
-        key = (phase, len(works), type(works[0].scalars), g.dtype, layout)
+        key = (phase, len(works), type(first.scalars), g.dtype, layout)
         if bound.cuts:
             key = (*key, g.shape)
         function = bound.functions.get(key)
         if function is None:
             function = bound.functions[key] = self._function(phase, works, tensors)
-        return function(*tensors)
+        return function(tensors)
 
-    def _function(
-        self, phase: str, works: Sequence[Work], tensors: Sequence[Tensor]
-    ) -> Callable[..., Sequence[Tensor]]:
+    def _function(self, phase: str, works: Sequence[Work], tensors: Sequence[Tensor]) -> Compiled:
         bound, scalars_type = works[0].bound, type(works[0].scalars)
         phases = bound.phases
         layouts = _layouts(bound, tensors, len(works))
@@ -100,10 +98,11 @@ def _batches(works: Sequence[Work]) -> Iterator[list[int]]:
         bound = work.bound
         if not bound.compilable:
             continue
-        per_call = UNITS_PER_CALL.get(bound.p.device.type, 1)
-        if per_call == 1 or bound.cuts:
+        own = UNITS_PER_CALL.get(bound.device_type, 1)
+        if own == 1 or bound.cuts:
             yield [i]
             continue
+        per_call = own
         alike = bound.elements or (bound.p.shape, bound.p.stride(), work.g.stride())
         kind = (bound.phases, bound.width, alike, bound.p.dtype, work.g.dtype, id(work.vector))
         waiting.setdefault(kind, []).append(i)

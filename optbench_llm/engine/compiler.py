@@ -55,7 +55,7 @@ def compiler_failure(device: torch.device) -> str | None:
     """Why a function of one line cannot be compiled for this device; None where it can."""
     try:
         x = torch.ones(8, device=device)
-        compile_graph(_probe, [Layout.of(x)])(x)
+        compile_graph(_probe, [Layout.of(x)])([x])
     except (RuntimeError, OSError, ImportError) as error:
         lines = str(error).strip().splitlines()
         return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

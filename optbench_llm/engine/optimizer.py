@@ -287,7 +287,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         for index, group in enumerate(self.param_groups):
             rule, h = self.rule_for(group), settings_of(group)
             settings: dict[Any, Any] = {}
-            computed: dict[Any, tuple[Any, Tensor | None]] = {}
+            computed: dict[Any, tuple[Any, Tensor | None, tuple[str, ...]]] = {}
             shared = rule.scope is Scope.MODEL
             if shared and advance:
                 group["step"] += 1
@@ -313,13 +313,15 @@ class RuleOptimizer(torch.optim.Optimizer):
                     if bound.phases.stochastic:
                         fixed[NOISE] = noise_key(own_t, *place, number)
                     key = (t, p.device, *kind, *carry.values(), *fixed.items())
-                    if key not in computed:
-                        computed[key] = self._numbers_of_step(rule, own, t, carry, fixed, p.device)
-                    scalars, vector = computed[key]
+                    known = computed.get(key)
+                    if known is None:
+                        numbers = self._numbers_of_step(rule, own, t, carry, fixed, p.device)
+                        stages = rule.stages(own, t) if advance else ("observe",)
+                        known = computed[key] = (*numbers, stages)
+                    scalars, vector, stages = known
                     if advance and carry:
                         now = scalars._asdict()
                         keeper.update({name: now[name] for name in carry if name in now})
-                    stages = rule.stages(own, t) if advance else ("observe",)
                     works.append(Work(bound, g, own, scalars, vector, stages))
         return works
 

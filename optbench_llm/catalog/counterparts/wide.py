@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import Any
 
-from optbench_llm.catalog.counterparts.counterpart import ADAM, Comparison, Counterpart, P, named
+from optbench_llm.catalog.counterparts.counterpart import (
+    ADAM,
+    Arguments,
+    Comparison,
+    Counterpart,
+    P,
+    Settings,
+    named,
+    same,
+)
+
+
+def _growing(arguments: Arguments) -> Arguments:
+    """Growth without a bound is None to ours and infinite to theirs."""
+
+    def found(settings: Settings) -> dict[str, Any]:
+        bound = settings["growth_rate"]
+        return arguments({**settings, "growth_rate": math.inf if bound is None else bound})
+
+    return found
+
 
 COMPARISONS: Mapping[str, Comparison] = {
     "swats": Comparison(
@@ -43,10 +65,12 @@ COMPARISONS: Mapping[str, Comparison] = {
             "growth_rate": 1.1,
         },
         (
-            Counterpart("prodigyopt:Prodigy"),
+            Counterpart("prodigyopt:Prodigy", _growing(same)),
             Counterpart(
                 P + "Prodigy",
-                named({"decouple": "weight_decouple", "use_bias_correction": "bias_correction"}),
+                _growing(
+                    named({"decouple": "weight_decouple", "use_bias_correction": "bias_correction"})
+                ),
                 at={"use_bias_correction": False},
             ),
         ),
