@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import is_
 from typing import Any
 
 import torch
@@ -47,11 +48,8 @@ class BoundUnit:
         )
         self.stored: Stored = tuple(tuple(state[name] for name in own) for own in self.names)
         self.device_type = view.device.type
-        self._named = [
-            pair
-            for names, tensors in zip(self.names, self.stored, strict=True)
-            for pair in zip(names, tensors, strict=True)
-        ]
+        self._names = [name for own in self.names for name in own]
+        self._tensors = [tensor for own in self.stored for tensor in own]
         self.flat = sees_flat_pieces(rule, self.p) and self.p.is_contiguous()
         self.width, self.head = self._width(), 0
         self.elements: str | None = None
@@ -66,10 +64,7 @@ class BoundUnit:
 
     def holds(self, state: dict[str, Any]) -> bool:
         """Whether the state still has the same tensors."""
-        for name, tensor in self._named:
-            if state.get(name) is not tensor:
-                return False
-        return True
+        return all(map(is_, map(state.get, self._names), self._tensors))
 
     def gradient(self, g: Tensor) -> Tensor:
         """The unit's view of a gradient, in the form in which compiled code gets it."""

@@ -201,13 +201,14 @@ class RuleOptimizer(torch.optim.Optimizer):
         check_ready(self.spec, self.rule, self.param_groups, self._training)
         check_gradients(self.spec, self.param_groups)
         works = self._works(advance=True)
-        for work in works:
+        staged = [work for work in works if work.stages != ("update",)]
+        for work in staged:
             for stage in work.before:
                 self._run(stage, (work,))
         sums = self._sums(works)
         updating = [i for i, work in enumerate(works) if work.updates]
         self._run("update", [works[i] for i in updating], [sums[i] for i in updating])
-        for work in works:
+        for work in staged:
             for stage in work.after:
                 self._run(stage, (work,))
         return loss
@@ -299,7 +300,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                     self._begin(state, p, rule)
                 t = group["step"] + (not advance) if shared else state["step"] + 1
                 keeper = group if shared else state
-                carry = {name: keeper[name] for name in rule.carry}
+                carry = {name: keeper[name] for name in rule.carry} if rule.carry else {}
                 own_t = state["step"] + 1
                 state["step"] += advance
                 for number, unit in enumerate(self._bindings.units(place, p, rule, group)):
@@ -309,12 +310,13 @@ class RuleOptimizer(torch.optim.Optimizer):
                     own = settings[kind]
                     g = unit.view(p.grad.contiguous() if unit.flattened else p.grad)
                     bound = self._bindings.bind(place, number, state, rule, own, g)
-                    fixed = {"scale": scale}
+                    noise = None
                     if bound.phases.stochastic:
-                        fixed[NOISE] = noise_key(own_t, *place, number)
-                    key = (t, p.device, *kind, *carry.values(), *fixed.items())
+                        noise = noise_key(own_t, *place, number)
+                    key = (t, p.device, kind, noise, *carry.values())
                     known = computed.get(key)
                     if known is None:
+                        fixed = {"scale": scale, **({} if noise is None else {NOISE: noise})}
                         numbers = self._numbers_of_step(rule, own, t, carry, fixed, p.device)
                         stages = rule.stages(own, t) if advance else ("observe",)
                         known = computed[key] = (*numbers, stages)
