@@ -218,3 +218,25 @@ def test_large_matrices_are_stepped_in_cuts_of_rows(monkeypatch, transposed):
         paths.append(params[0])
     assert {key[2][0].shape[0] for key in compiled._FUNCTIONS} == {50, 15, 5}
     assert torch.allclose(*paths, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("spec", ["adamw@int8", "lamb@int8"])
+def test_large_units_in_8_bits_are_stepped_in_cuts(monkeypatch, spec):
+    """Cut or not, the same numbers are rounded by the same random bits, by one graph."""
+    shapes, cut = (Shape((50 * 256 + 9,)),), 12 * 256
+    paths, states = [], []
+    for size in (10**9, cut):
+        monkeypatch.setattr(bound, "CUT_ELEMENTS", size)
+        monkeypatch.setattr(compiled, "_FUNCTIONS", {})
+        params, optimizer = make(spec, shapes)
+        for t in range(1, 6):
+            take_step(optimizer, params, shapes, t)
+        calls = {key[0][-1]: len(key[2]) for key in compiled._FUNCTIONS}
+        assert len(compiled._FUNCTIONS) == len(calls)
+        paths.append(params[0])
+        states.append((optimizer.state[params[0]], calls))
+    (whole, inputs), (cuts, inputs_of_cuts) = states
+    assert inputs_of_cuts == {phase: count + 1 for phase, count in inputs.items()}
+    assert torch.allclose(*paths, rtol=0, atol=1e-6)
+    for name in ("exp_avg", "exp_avg_sq"):
+        assert (whole[name].int() - cuts[name].int()).abs().max() <= (spec == "lamb@int8")

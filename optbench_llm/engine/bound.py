@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from operator import is_
 from typing import Any
 
@@ -10,15 +11,30 @@ import torch
 from torch import Tensor
 
 from optbench_llm.engine.graphs import SHORT_ELEMENTS, Compiled
+from optbench_llm.engine.noise import wrapped
 from optbench_llm.engine.phases import Phases, Stored
 from optbench_llm.engine.storage import BLOCK, Blockwise, Plain
 from optbench_llm.engine.units import Unit
 from optbench_llm.rules.rule import Rule, Scope, Slot
 
-#: A unit that rules of rows see is cut for compiled code from this size, into parts of that size:
-#: what such code keeps of a part then stays in the cache.
+#: A unit that rules of rows see is cut for compiled code from this size, into parts of the other
+#: one; a flat unit in 8 bits, rounded at random, as soon as there are two such parts. What such
+#: code keeps of a part then stays in the cache.
 CUT_FROM_ELEMENTS = 2**22
 CUT_ELEMENTS = 2**18
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Some rows of a unit: a slice of its gradient, its part of the parameter and of the slots.
+
+    ``starts`` has the position of the first element of a flat unit, one integer of int32.
+    """
+
+    rows: slice
+    p: Tensor
+    parts: list[Tensor]
+    starts: tuple[Tensor, ...] = ()
 
 
 class BoundUnit:
@@ -72,25 +88,44 @@ class BoundUnit:
             return g
         return g if self.width is None else self._rows(g.reshape(-1))
 
-    def _cuts(self) -> list[tuple[slice, Tensor, list[Tensor]]]:
-        """Rows of each call, where one call would hold temporaries as large as the parameter.
+    def _cuts(self) -> list[Cut]:
+        """What each call gets, where one call would hold temporaries as large as the parameter.
 
-        Each with its part of the parameter and of the slots. None for a unit that compiled code
-        gets at once: code for flat units and small ones has no such temporaries.
+        None for a unit that compiled code gets at once: code for small ones has no such
+        temporaries, nor has that for flat ones, unless it rounds to 8 bits at random.
         """
+        if self.width is None:
+            return self._cuts_of_rows()
+        divisible = all(slot.shape == "full" for slot in self.slots)
+        count = self.head // CUT_ELEMENTS
+        if not self._blockwise() or not self.phases.stochastic or not divisible or count < 2:
+            return []
+        p, parts = self.inputs
+        ends = [len(p) * i // count for i in range(count + 1)]
+        return [
+            Cut(
+                slice(start, end),
+                p[start:end],
+                [part[start:end] for part in parts],
+                (torch.tensor([wrapped(start * self.width)], dtype=torch.int32, device=p.device),),
+            )
+            for start, end in pairwise(ends)
+        ]
+
+    def _cuts_of_rows(self) -> list[Cut]:
         large = self.p.numel() >= CUT_FROM_ELEMENTS and not self.phases.stochastic
-        by_rows = self.width is None and self.rule.scope is not Scope.MATRIX and self.p.ndim > 1
+        by_rows = self.rule.scope is not Scope.MATRIX and self.p.ndim > 1
         divisible = all(
             slot.shape == "full" and isinstance(storage, Plain)
             for slot, storage in zip(self.slots, self.phases.storages, strict=True)
         )
         if not (large and by_rows and divisible):
             return []
-        rows = self.p.shape[0]
-        step = max(1, CUT_ELEMENTS * rows // self.p.numel())
-        cuts = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+        count = self.p.shape[0]
+        step = max(1, CUT_ELEMENTS * count // self.p.numel())
+        slices = [slice(start, min(start + step, count)) for start in range(0, count, step)]
         parts = [part for parts in self.stored for part in parts]
-        return [(cut, self.p[cut], [part[cut] for part in parts]) for cut in cuts]
+        return [Cut(rows, self.p[rows], [part[rows] for part in parts]) for rows in slices]
 
     def _leftover(self) -> int | None:
         """The first element that is stepped eagerly, if any.

@@ -52,9 +52,10 @@ class CompiledPhases:
         bound, g = first.bound, first.g
         last: list[Any] = [first.vector, *[s for s in sums if s is not None]]
         if bound.cuts:
+            g = bound.gradient(g)
             found = [
-                self._execute(phase, works, [p, g[rows], *parts, *last])
-                for rows, p, parts in bound.cuts
+                self._execute(phase, works, [cut.p, g[cut.rows], *cut.parts, *cut.starts, *last])
+                for cut in bound.cuts
             ]
             return [torch.stack(results).sum(0) for results in zip(*found, strict=True)]
         tensors: list[Any] = []
@@ -68,7 +69,7 @@ class CompiledPhases:
         bound = first.bound
         layout = g.stride() if bound.width is None else bound.width
         key = (phase, len(works), type(first.scalars), g.dtype, layout)
-        if bound.cuts:
+        if bound.cuts and bound.width is None:
             key = (*key, g.shape)
         function = bound.functions.get(key)
         if function is None:
@@ -82,11 +83,19 @@ class CompiledPhases:
         variant = (phases.rule, phases.names, phases.storages, phases.rounding, phase)
         key = (variant, scalars_type, layouts, len(works), torch.get_num_threads())
         if key not in _FUNCTIONS:
-            start = time.perf_counter()
+            began = time.perf_counter()
+            starts = any(cut.starts for cut in bound.cuts)
             _FUNCTIONS[key] = compile_graph(
-                _function_of_tensors(phases, phase, scalars_type, len(works)), layouts
+                _function_of_tensors(
+                    phases,
+                    phase,
+                    scalars_type,
+                    len(works),
+                    starts=starts,
+                ),
+                layouts,
             )
-            self.compile_s += time.perf_counter() - start
+            self.compile_s += time.perf_counter() - began
         return _FUNCTIONS[key]
 
 
@@ -128,9 +137,12 @@ def _layouts(bound: BoundUnit, tensors: Sequence[Tensor], units: int) -> tuple[L
 
 
 def _function_of_tensors(
-    phases: Phases, phase: str, scalars_type: Any, units: int
+    phases: Phases, phase: str, scalars_type: Any, units: int, *, starts: bool
 ) -> Callable[..., list[Tensor]]:
-    """A phase of several units as a function of tensors alone, in the order of ``run``."""
+    """A phase of several units as a function of tensors alone, in the order of ``run``.
+
+    With ``starts`` they are cuts, and where they start in their units is among the tensors.
+    """
     body = phases.stage(phase)
 
     def run(*tensors: Tensor) -> list[Tensor]:
@@ -143,12 +155,15 @@ def _function_of_tensors(
             )
             for _ in range(units)
         ]
+        start = [next(rest) if starts else 0 for _ in range(units)]
         c = scalars_type(*next(rest).unbind())
         if phase == "update":
             sums = list(rest) or [None] * units
-            results = [body(*piece, c, s) for piece, s in zip(pieces, sums, strict=True)]
+            results = [
+                body(*piece, c, s, at) for piece, s, at in zip(pieces, sums, start, strict=True)
+            ]
         else:
-            results = [body(*piece, c) for piece in pieces]
+            results = [body(*piece, c, at) for piece, at in zip(pieces, start, strict=True)]
         return [result for result in results if result is not None]
 
     return run

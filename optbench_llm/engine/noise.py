@@ -23,12 +23,12 @@ class Noise:
     """The random bits of one value that a step rounds.
 
     ``key`` is a :func:`noise_key`; ``stream`` names the value among all that the step rounds;
-    ``start`` is the position of its first element in the unit.
+    ``start`` is the position of its first element in the unit: an integer, or one of int32.
     """
 
     key: Tensor | float
     stream: str
-    start: int = 0
+    start: int | Tensor = 0
 
     def from_position(self, start: int) -> Noise:
         """The bits of the elements from a position of the value on."""
@@ -37,13 +37,13 @@ class Noise:
     def bits(self, like: Tensor, count: int) -> Tensor:
         """Integers of ``count`` random bits, at most 24, in the shape of ``like``; int32."""
         key = torch.as_tensor(self.key, device=like.device).to(torch.int32)
-        stream = _signed(crc32(self.stream.encode()))
+        stream = wrapped(crc32(self.stream.encode()))
         positions = torch.arange(like.numel(), dtype=torch.int32, device=like.device)
-        x = positions.view(like.shape) + _signed(self.start)
-        x = (x ^ (key * _signed(0x9E3779B1) + stream)) * _signed(0x7FEB352D)
-        x = x ^ (x >> 15 & 0x1FFFF) ^ (key * _signed(0x85EBCA6B) + stream)
+        x = positions.view(like.shape) + wrapped(self.start)
+        x = (x ^ (key * wrapped(0x9E3779B1) + stream)) * wrapped(0x7FEB352D)
+        x = x ^ (x >> 15 & 0x1FFFF) ^ (key * wrapped(0x85EBCA6B) + stream)
         # The upper bits of a product depend on all bits of its factors.
-        return x * _signed(0x846CA68B) >> (32 - count) & ((1 << count) - 1)
+        return x * wrapped(0x846CA68B) >> (32 - count) & ((1 << count) - 1)
 
 
 def noise_key(t: int, *place: int) -> int:
@@ -57,6 +57,6 @@ def noise_key(t: int, *place: int) -> int:
     return x >> (32 - KEY_BITS)
 
 
-def _signed(x: int) -> int:
-    """The int32 number of these 32 bits."""
-    return (x + (1 << 31)) % (1 << 32) - (1 << 31)
+def wrapped(x: int | Tensor) -> int | Tensor:
+    """The int32 number of the last 32 bits of an integer; what is a tensor already is one."""
+    return x if isinstance(x, Tensor) else (x + (1 << 31)) % (1 << 32) - (1 << 31)

@@ -15,6 +15,7 @@ from optbench_llm.engine.storage import Storage
 from optbench_llm.rules.rule import Rule
 
 Stored = Sequence[Sequence[Tensor]]
+Position = int | Tensor
 
 
 def arithmetic_dtype(p: Tensor) -> torch.dtype:
@@ -27,7 +28,7 @@ class Phases:
 
     ``stored`` holds, for each slot in ``names``, the tensors of its storage; ``c`` and ``sums``
     are sequences in the order of the rule's scalars and of what its update is to know of the sums.
-    ``start`` is the position of the piece in its unit.
+    ``start`` is the position of the piece in its unit: an integer, or one of int32.
 
     ``rounding`` is how bf16 parameters are written: ``nearest``, ``stochastic``, or ``kahan``,
     which has a slot for the residual.
@@ -62,7 +63,7 @@ class Phases:
         return self.state_type(**values)
 
     def write(
-        self, stored: Stored, values: dict[str, Tensor], stage: str, c: Any, start: int
+        self, stored: Stored, values: dict[str, Tensor], stage: str, c: Any, start: Position
     ) -> None:
         """Encode in place what a stage found; without a key in ``c`` all is rounded to nearest."""
         for name, storage, parts in zip(self.names, self.storages, stored, strict=True):
@@ -71,14 +72,20 @@ class Phases:
                 for part, new in zip(parts, storage.encode(values[name], noise), strict=True):
                     part.copy_(new.view(part.shape))
 
-    def measure(self, p: Tensor, g: Tensor, stored: Stored, c: Any, start: int = 0) -> Tensor:
+    def measure(self, p: Tensor, g: Tensor, stored: Stored, c: Any, start: Position = 0) -> Tensor:
         """Partial sums of this piece, one vector in the order of ``rule.measures``."""
         p, g = self._arithmetic(p, g)
         assert self.rule.measure is not None
         return torch.stack(self.rule.measure(p, g, self.load(p, stored), c))
 
     def update(
-        self, p: Tensor, g: Tensor, stored: Stored, c: Any, sums: Tensor | None, start: int = 0
+        self,
+        p: Tensor,
+        g: Tensor,
+        stored: Stored,
+        c: Any,
+        sums: Tensor | None,
+        start: Position = 0,
     ) -> None:
         """One step, in place."""
         exact, g = self._arithmetic(p, g)
@@ -104,7 +111,7 @@ class Phases:
             return getattr(self, name)
         transform = getattr(self.rule, name)
 
-        def run(p: Tensor, g: Tensor, stored: Stored, c: Any, start: int = 0) -> None:
+        def run(p: Tensor, g: Tensor, stored: Stored, c: Any, start: Position = 0) -> None:
             exact, g = self._arithmetic(p, g)
             values = transform(exact, g, self.load(exact, stored), c)
             self.write(stored, values, name, c, start)
@@ -117,6 +124,6 @@ class Phases:
         return p.to(dtype), g.to(dtype)
 
 
-def _noise(c: Any, stream: str, start: int) -> Noise | None:
+def _noise(c: Any, stream: str, start: Position) -> Noise | None:
     """The random bits of one value, if the scalars hold a key."""
     return Noise(c.noise, stream, start) if hasattr(c, NOISE) else None
