@@ -101,6 +101,11 @@ class Contender:
         """Whether our engine runs it."""
         return self.label.startswith("ours")
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the first steps compile."""
+        return self.label == "ours, compiled"
+
     def ready(self, bench: Bench, warm_up_steps: int) -> Stepper:
         """Make and warm up. Raises what the last maker raises."""
         for maker in self.makers[:-1]:

@@ -73,7 +73,9 @@ def _measure(
     failures: dict[str, str] = {}
     for contender in together:
         try:
-            steppers[contender.label] = contender.ready(bench, WARM_UP_STEPS)
+            # A stage that comes once a period is compiled when it comes.
+            steps = period + 1 if contender.is_compiled else 0
+            steppers[contender.label] = contender.ready(bench, max(WARM_UP_STEPS, steps))
         except REFUSALS as error:
             failures[contender.label] = _in_short(error)
     samples = take_turns(steppers, fused, repetitions=repetitions, enough_s=enough_s, period=period)
