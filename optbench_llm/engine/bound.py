@@ -13,6 +13,7 @@ from torch import Tensor
 from optbench_llm.engine.graphs import SHORT_ELEMENTS, Compiled
 from optbench_llm.engine.noise import wrapped
 from optbench_llm.engine.phases import Phases, Stored
+from optbench_llm.engine.state import stored_slots
 from optbench_llm.engine.storage import BLOCK, Blockwise, Plain
 from optbench_llm.engine.units import Unit
 from optbench_llm.rules.rule import Rule, Scope, Slot
@@ -58,14 +59,14 @@ class BoundUnit:
     ) -> None:
         self.rule, self.unit, self.slots, self.phases = rule, unit, slots, phases
         self.p = view
-        self.names = tuple(
-            tuple(slot.name + part + unit.suffix for part in storage.suffixes)
-            for slot, storage in zip(slots, phases.storages, strict=True)
-        )
-        self.stored: Stored = tuple(tuple(state[name] for name in own) for own in self.names)
         self.device_type = view.device.type
-        self._names = [name for own in self.names for name in own]
+        self.stored: Stored = stored_slots(state, slots, phases, unit.suffix)
         self._tensors = [tensor for own in self.stored for tensor in own]
+        self._names = [
+            slot.name + part + unit.suffix
+            for slot, storage in zip(slots, phases.storages, strict=True)
+            for part in storage.suffixes
+        ]
         self.flat = sees_flat_pieces(rule, self.p) and self.p.is_contiguous()
         self.width, self.head = self._width(), 0
         self.elements: str | None = None
@@ -124,8 +125,7 @@ class BoundUnit:
         count = self.p.shape[0]
         step = max(1, CUT_ELEMENTS * count // self.p.numel())
         slices = [slice(start, min(start + step, count)) for start in range(0, count, step)]
-        parts = [part for parts in self.stored for part in parts]
-        return [Cut(rows, self.p[rows], [part[rows] for part in parts]) for rows in slices]
+        return [Cut(rows, self.p[rows], [part[rows] for part in self._tensors]) for rows in slices]
 
     def _leftover(self) -> int | None:
         """The first element that is stepped eagerly, if any.
@@ -152,7 +152,7 @@ class BoundUnit:
     def _inputs(self) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The parameter and the parts of all slots, as compiled code gets them."""
         if self.width is None:
-            return self.p, tuple(part for parts in self.stored for part in parts)
+            return self.p, tuple(self._tensors)
         inputs: list[Tensor] = []
         for slot, storage, parts in zip(self.slots, self.phases.storages, self.stored, strict=True):
             if slot.shape == "full":

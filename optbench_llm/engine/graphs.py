@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 #: Up to this many elements code is for one thread, and sums need no splitting; inductor draws the
 #: same line.
 SHORT_ELEMENTS = 4096
-#: Compiled code: from a list of tensors to a sequence of them.
-Compiled = Callable[[list[Tensor]], Sequence[Tensor]]
-#: bf16 numbers of a 256-bit vector.
-BF16_LANES = 16
 #: Elements that stand for all lengths of a class while tracing.
 TYPICAL_ELEMENTS = {"short": 2048, "long": 2**20}
+#: Code with bf16 is for vectors of this many bits, and takes a whole one at a time.
+BF16_VECTOR_BITS = 256
+#: Compiled code: from a list of tensors to a sequence of them.
+Compiled = Callable[[list[Tensor]], Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def compile_graph(function: Callable[..., Sequence[Tensor]], layouts: Sequence[L
 
 def _options(layouts: Sequence[Layout]) -> dict[str, Any]:
     """Inductor stores half a 512-bit vector of bf16 under a mask, which takes twice as long."""
-    return {"cpp.simdlen": 256} if _in_bf16(layouts) else {}
+    return {"cpp.simdlen": BF16_VECTOR_BITS} if _in_bf16(layouts) else {}
 
 
 @contextmanager
@@ -104,24 +104,32 @@ def _whole_vectors(layouts: Sequence[Layout]) -> Iterator[None]:
     """Let inductor's loops take whole vectors of bf16 at a time, two of fp32.
 
     It would take one of fp32 and move half a vector of bf16 through a buffer in memory, which
-    makes AdamW with bf16 state twice as slow. Without the name that is replaced here, so it does.
+    makes AdamW with bf16 state twice as slow. A torch that lacks the name replaced here does so;
+    such code has another place in inductor's cache.
     """
+    if not _in_bf16(layouts):
+        yield
+        return
+    from unittest.mock import patch
+
     from torch._inductor.codegen import cpp
+    from torch.compiler import config
 
     select = getattr(getattr(cpp, "TilingSelect", None), "select_tiling", None)
-    if select is None or not _in_bf16(layouts):
+    if select is None:
         yield
         return
 
     def select_whole(self: Any, *args: Any, **options: Any) -> Any:
         factors, *rest = select(self, *args, **options)
-        return ([BF16_LANES] * len(factors), *rest)
+        return ([BF16_VECTOR_BITS // 16] * len(factors), *rest)
 
-    cpp.TilingSelect.select_tiling = select_whole
-    try:
+    tag = f"{config.cache_key_tag}; optbench_llm: whole vectors of bf16"
+    with (
+        patch.object(config, "cache_key_tag", tag),
+        patch.object(cpp.TilingSelect, "select_tiling", select_whole),
+    ):
         yield
-    finally:
-        cpp.TilingSelect.select_tiling = select
 
 
 def _in_bf16(layouts: Sequence[Layout]) -> bool:

@@ -16,6 +16,8 @@ from torch import Tensor
 NOISE = "noise"
 #: Keys are exact in fp32.
 KEY_BITS = 24
+#: Of an element in its unit: for compiled code that serves several, a tensor of one int32.
+Position = int | Tensor
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,12 @@ class Noise:
     """The random bits of one value that a step rounds.
 
     ``key`` is a :func:`noise_key`; ``stream`` names the value among all that the step rounds;
-    ``start`` is the position of its first element in the unit: an integer, or one of int32.
+    ``start`` is the position of its first element in the unit.
     """
 
     key: Tensor | float
     stream: str
-    start: int | Tensor = 0
+    start: Position = 0
 
     def from_position(self, start: int) -> Noise:
         """The bits of the elements from a position of the value on."""
@@ -39,7 +41,8 @@ class Noise:
         key = torch.as_tensor(self.key, device=like.device).to(torch.int32)
         stream = wrapped(crc32(self.stream.encode()))
         positions = torch.arange(like.numel(), dtype=torch.int32, device=like.device)
-        x = positions.view(like.shape) + wrapped(self.start)
+        start = self.start if isinstance(self.start, Tensor) else wrapped(self.start)
+        x = positions.view(like.shape) + start
         x = (x ^ (key * wrapped(0x9E3779B1) + stream)) * wrapped(0x7FEB352D)
         x = x ^ (x >> 15 & 0x1FFFF) ^ (key * wrapped(0x85EBCA6B) + stream)
         # The upper bits of a product depend on all bits of its factors.
@@ -57,6 +60,6 @@ def noise_key(t: int, *place: int) -> int:
     return x >> (32 - KEY_BITS)
 
 
-def wrapped(x: int | Tensor) -> int | Tensor:
-    """The int32 number of the last 32 bits of an integer; what is a tensor already is one."""
-    return x if isinstance(x, Tensor) else (x + (1 << 31)) % (1 << 32) - (1 << 31)
+def wrapped(x: int) -> int:
+    """The int32 number of the last 32 bits of an integer."""
+    return (x + (1 << 31)) % (1 << 32) - (1 << 31)

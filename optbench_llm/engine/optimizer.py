@@ -300,7 +300,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                     self._begin(state, p, rule)
                 t = group["step"] + (not advance) if shared else state["step"] + 1
                 keeper = group if shared else state
-                carry = {name: keeper[name] for name in rule.carry} if rule.carry else {}
+                carry = {name: keeper[name] for name in rule.carry}
                 own_t = state["step"] + 1
                 state["step"] += advance
                 for number, unit in enumerate(self._bindings.units(place, p, rule, group)):
@@ -316,7 +316,9 @@ class RuleOptimizer(torch.optim.Optimizer):
                     key = (t, p.device, kind, noise, *carry.values())
                     known = computed.get(key)
                     if known is None:
-                        fixed = {"scale": scale, **({} if noise is None else {NOISE: noise})}
+                        fixed = {"scale": scale}
+                        if noise is not None:
+                            fixed[NOISE] = noise
                         numbers = self._numbers_of_step(rule, own, t, carry, fixed, p.device)
                         stages = rule.stages(own, t) if advance else ("observe",)
                         known = computed[key] = (*numbers, stages)

@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optbench_llm.engine.noise import NOISE, Noise
+from optbench_llm.engine.noise import NOISE, Noise, Position
 from optbench_llm.engine.rounding import COMPENSATION, bf16_stochastic, bf16_to_nearest
 from optbench_llm.engine.storage import Storage
 from optbench_llm.rules.rule import Rule
 
 Stored = Sequence[Sequence[Tensor]]
-Position = int | Tensor
 
 
 def arithmetic_dtype(p: Tensor) -> torch.dtype:
@@ -28,7 +27,7 @@ class Phases:
 
     ``stored`` holds, for each slot in ``names``, the tensors of its storage; ``c`` and ``sums``
     are sequences in the order of the rule's scalars and of what its update is to know of the sums.
-    ``start`` is the position of the piece in its unit: an integer, or one of int32.
+    ``start`` is the position of the piece in its unit.
 
     ``rounding`` is how bf16 parameters are written: ``nearest``, ``stochastic``, or ``kahan``,
     which has a slot for the residual.
