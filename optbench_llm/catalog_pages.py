@@ -34,9 +34,7 @@ class Selection:
         Raises:
             ValueError: nothing matches, or a category or scope that no row has.
         """
-        names = list_optimizers(
-            self._name(), category=self.category, scope=self.scope, unavailable=True
-        )
+        names = list_optimizers(self._name(), category=self.category, scope=self.scope)
         found = [info for info in map(optimizer_info, names) if self._takes(info)]
         if not found:
             raise ValueError(f"no optimizer with {self}; optbench-llm list shows all of them")
@@ -93,7 +91,6 @@ def list_json(selection: Selection) -> list[dict[str, Any]]:
             "url": info.url,
             "aliases": list(info.aliases),
             "variant_of": info.variant_of,
-            "unavailable": info.unavailable,
         }
         for info in selection.rows()
     ]
@@ -107,11 +104,8 @@ def print_list(selection: Selection) -> None:
     """
     rows = list_json(selection)
     out = make_console()
-    runnable = [row for row in rows if not row["unavailable"]]
-    if runnable:
-        out.print(fitting_table(runnable, out))
-    notes = _notes(rows)
-    for note in notes if runnable else notes[1:]:
+    out.print(fitting_table(rows, out))
+    for note in _notes(rows):
         out.print(note, style="dim", highlight=False)
     out.print("optbench-llm info NAME tells more about one of them.", highlight=False)
 
@@ -124,11 +118,6 @@ def _notes(rows: list[dict[str, Any]]) -> list[str]:
     variants = [f"{row['name']} (of {row['variant_of']})" for row in rows if row["variant_of"]]
     if variants:
         notes.append(f"variants: {', '.join(variants)}.")
-    notes += [
-        f"not in this version: {row['name']}, which {row['unavailable']}."
-        for row in rows
-        if row["unavailable"]
-    ]
     return notes
 
 

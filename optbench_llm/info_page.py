@@ -39,11 +39,19 @@ def info_json(text: str) -> dict[str, Any]:
             the optimizer cannot bear.
     """
     info = optimizer_info(text)
-    facts = {
+    from optbench_llm.memory import storages
+
+    rule = None if info.provider else info.rule_class()
+    borne = storages(rule, info.name) if rule else None
+    spec = parse_spec(text)
+    refusal = (borne or {}).get(spec.storage or "fp32")
+    if refusal:
+        raise ValueError(f"optimizer {spec.canonical!r}: {refusal}")
+    defaults = info.defaults
+    return {
         "name": info.name,
         "title": info.title,
         "variant_of": info.variant_of,
-        "unavailable": info.unavailable,
         "paper": info.paper,
         "year": info.year,
         "url": info.url,
@@ -56,20 +64,6 @@ def info_json(text: str) -> dict[str, Any]:
             name for name in list_optimizers() if optimizer_info(name).variant_of == info.name
         ],
         "notes": info.notes,
-    }
-    if info.unavailable:
-        return facts
-    from optbench_llm.memory import storages
-
-    rule = None if info.provider else info.rule_class()
-    borne = storages(rule, info.name) if rule else None
-    spec = parse_spec(text)
-    refusal = (borne or {}).get(spec.storage or "fp32")
-    if refusal:
-        raise ValueError(f"optimizer {spec.canonical!r}: {refusal}")
-    defaults = info.defaults
-    return {
-        **facts,
         "scope": info.scope,
         "program": info.program,
         "schedule": info.schedule,
@@ -99,8 +93,9 @@ def _own_first(defaults: dict[str, Any]) -> dict[str, Any]:
 
 def _needs(info: OptimizerInfo, rule: type[Rule] | None) -> list[str]:
     needs = []
-    if rule and rule.program:
-        needs.append(f"program {rule.program}: extra passes over the batch, by OptBenchTrainer")
+    if rule and rule.programs:
+        programs = ", ".join(rule.programs)
+        needs.append(f"program {programs}: extra passes over the batch, by OptBenchTrainer")
     if info.schedule == "constant":
         needs.append("a constant learning rate")
     if info.finds_step_size:
@@ -138,8 +133,9 @@ def _compatibility(rule: type[Rule] | None) -> dict[str, str]:
             "DeepSpeed ZeRO": "as its provider has it",
         }
     zero = "works" if rule.scope.value == "element" else "refused: it cuts and flattens tensors"
-    if rule.program:
-        zero = f"refused: program {rule.program} steps after backward, ZeRO inside it"
+    if rule.programs:
+        programs = ", ".join(rule.programs)
+        zero = f"refused: program {programs} works after backward, ZeRO steps inside it"
     lora = "works, on the adapters' matrices" if rule.by_layout else "works"
     return {
         "LoRA": lora,
@@ -166,8 +162,6 @@ def print_info(text: str) -> None:
     for key, value in _facts(facts):
         grid.add_row(Text(key, style="dim"), Text(value))
     out.print(Padding.indent(grid, 2))
-    if facts["unavailable"]:
-        return
     out.print()
     out.print(Padding.indent(_hyperparameters(facts["hyperparameters"]), 2))
     out.print(Padding.indent(Text(facts["equations"].strip()), 2))
@@ -176,14 +170,12 @@ def print_info(text: str) -> None:
 def _facts(facts: dict[str, Any]) -> list[tuple[str, str]]:
     """The page's lines: a label, and what stands beside it."""
     lines = [
-        ("not in this version", facts["unavailable"]),
         ("variant of", facts["variant_of"]),
         ("paper", f"{facts['paper']} ({facts['year']})"),
         ("", facts["url"]),
         ("category", facts["category"] + (" (our reading)" if facts["category_is_ours"] else "")),
+        *_running(facts),
     ]
-    if not facts["unavailable"]:
-        lines += _running(facts)
     if facts["published_loss"] is not None:
         published = f"{facts['published_loss']:.4f} as {facts['published_name']}"
         lines.append(("published loss", f"{published} (GPT-2 on Alpaca, train loss, 2024)"))

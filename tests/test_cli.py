@@ -144,7 +144,7 @@ def test_list_gives_every_published_row_with_its_figure():
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 140])
 def test_a_narrow_terminal_gets_fewer_columns_of_the_list_and_none_cut(width):
     """What stands in a cell stands there whole; the name is always there."""
-    rows = [row for row in list_json(Selection()) if not row["unavailable"]]
+    rows = list_json(Selection())
     console = Console(width=width, file=io.StringIO(), color_system=None)
     console.print(fitting_table(rows, console))
     text = console.file.getvalue()
@@ -205,15 +205,10 @@ def test_all_of_the_list_costs_no_torch():
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
-def test_list_tells_variants_and_what_is_missing_apart():
-    """Neither passes for a row like any other."""
+def test_list_tells_variants_apart():
+    """None passes for a row like any other."""
     text = run("list").stdout
     assert "sophia-lmflow (of sophia)" in text
-    missing = {row["name"] for row in list_json(Selection()) if row["unavailable"]}
-    assert missing == set(ob.list_optimizers(unavailable=True)) - set(ob.list_optimizers())
-    for name in missing:
-        assert f"not in this version: {name}, which" in text
-        assert not any(line.split()[:1] == [name] for line in text.splitlines())
 
 
 OURS = [name for name in ob.list_optimizers() if ob.optimizer_info(name).rule]
@@ -250,16 +245,15 @@ def test_info_as_json_is_the_page():
     assert facts["compatibility"]["DeepSpeed ZeRO"].startswith("refused")
 
 
-@pytest.mark.parametrize("name", ob.list_optimizers(unavailable=True))
+@pytest.mark.parametrize("name", ob.list_optimizers())
 def test_every_row_has_a_page(name):
     """Whatever the catalog holds can be shown, and is plain enough for JSON."""
     facts = info_json(name)
     assert json.loads(json.dumps(facts, allow_nan=False))["name"] == name
-    if not facts["unavailable"]:
-        assert facts["lr_grid"][3] == facts["lr"]
-        assert all(0.31 < a / b < 0.32 for a, b in pairwise(facts["lr_grid"]))
-        refused = facts["compatibility"]["DeepSpeed ZeRO"].startswith("refused")
-        assert refused == (facts["scope"] != "element" or facts["program"] is not None)
+    assert facts["lr_grid"][3] == facts["lr"]
+    assert all(0.31 < a / b < 0.32 for a, b in pairwise(facts["lr_grid"]))
+    refused = facts["compatibility"]["DeepSpeed ZeRO"].startswith("refused")
+    assert refused == (facts["scope"] != "element" or facts["program"] is not None)
 
 
 def test_list_knows_every_spelling_of_a_name():
@@ -267,13 +261,6 @@ def test_list_knows_every_spelling_of_a_name():
     for spelling in ("AdamW-Schedule_Free", "schedulefree", "adamw-schedulefree"):
         assert [row["name"] for row in list_json(Selection(spelling))] == ["adamw-schedulefree"]
     assert len(list_json(Selection("adamw*"))) > 1
-
-
-def test_a_list_without_a_table_explains_no_columns():
-    """Of a row that cannot run there is the reason alone."""
-    shown = run("list", "adahessian").stdout
-    assert "Hessian-vector products" in shown
-    assert "lr: the declared one" not in shown
 
 
 def test_info_knows_wrapped_optimizers():

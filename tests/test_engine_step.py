@@ -58,7 +58,7 @@ def test_pauses_count_steps_per_parameter(name):
     for t in range(1, 9):
         before = [p.detach().clone() for p in params]
         set_gradients(params, shapes_of(name), t, gradient)
-        if optimizer.program:
+        if optimizer.rule.observe:
             optimizer.observe()
         missing = [p.grad is None for p in params]
         optimizer.step()
@@ -89,7 +89,7 @@ def test_bf16_parameters_follow_fp32_ones(name):
             assert p.grad is not None
             q.grad = p.grad.float()
         for one in (optimizer, other):
-            if one.program:
+            if one.rule.observe:
                 one.observe()
             one.step()
         for p, q in zip(params, others, strict=True):

@@ -62,7 +62,7 @@ def long_run(spec: str, steps: int = 150) -> torch.Tensor:
     for _ in range(steps):
         noise = torch.randn(sizes.shape, generator=generator)
         p.grad = 0.01 * sizes * (noise + 0.3)
-        if optimizer.program:
+        if optimizer.rule.observe:
             optimizer.observe(scale=100.0)
         optimizer.step()
     return p.detach() - start

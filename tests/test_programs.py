@@ -242,7 +242,7 @@ def test_programs_are_found_by_the_names_that_the_catalog_gives():
         program = ob.optimizer_info(name).program
         assert program is None or program in PROGRAMS
     with pytest.raises(ValueError, match="sophia-g"):
-        create_program("hutchinson")
+        create_program("hutch")
 
 
 def test_fp16_is_refused(tmp_path):

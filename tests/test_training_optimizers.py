@@ -156,8 +156,17 @@ class MixedPenalised(ob.OptBenchMixin, Penalised):
     """The same with the mixin in front."""
 
 
-@pytest.mark.parametrize("spec", ["hf:adamw_torch", "sophia"])
-def test_a_trainers_own_loss_is_trained_and_measured(tmp_path, spec):
+@pytest.mark.parametrize(
+    ("spec", "passes"),
+    [
+        ("hf:adamw_torch", [1.0] * 6),
+        ("sophia", [2.0] + [1.0] * 5),
+        ("sam+adamw", [2.0] * 6),
+        ("adahessian", [3.0] * 6),
+        ("svrg+adamw", [17.0] + [2.0] * 5),
+    ],
+)
+def test_a_trainers_own_loss_is_trained_and_measured(tmp_path, spec, passes):
     """Under attach and the mixin alike; with transformers' AdamW it is the class's own run."""
     built = {"model": tiny_gpt2(), "train_dataset": Sentences()}
     attached = Penalised(args=TrainingArguments(**common(tmp_path, learning_rate=1e-3)), **built)
@@ -170,9 +179,8 @@ def test_a_trainers_own_loss_is_trained_and_measured(tmp_path, spec):
     assert attached.measurements.losses == mixed.measurements.losses
     assert min(mixed.measurements.losses) > 10
     assert_same_weights(weights(attached.model), weights(mixed.model))
-    if spec == "sophia":
-        assert attached.measurements.extra_passes == mixed.measurements.extra_passes == 1
-    else:
+    assert attached.measurements.passes == mixed.measurements.passes == passes
+    if spec == "hf:adamw_torch":
         built["model"] = tiny_gpt2()
         own = Penalised(
             args=TrainingArguments(**common(tmp_path, learning_rate=1e-3, optim="adamw_torch")),

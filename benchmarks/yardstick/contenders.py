@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import optbench_llm as ob
-from optbench_llm.audit.deviation import observes, switch
+from optbench_llm.audit.deviation import observes, switch, take_gradients
 from optbench_llm.catalog import Spec, list_optimizers, parse_spec
 from optbench_llm.catalog.counterparts import COMPARISONS, Counterpart
 from optbench_llm.engine import RuleOptimizer
@@ -50,6 +50,7 @@ class Stepper:
         for optimizer in self.optimizers:
             if observes(optimizer) and not optimizer.state:
                 optimizer.observe()  # pyright: ignore[reportAttributeAccessIssue]
+            take_gradients(optimizer)
 
     def step(self) -> None:
         """One step of all."""

@@ -71,10 +71,11 @@ class Walk:
         """Take step t; return where all parameters train, then where all are evaluated."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        if observes(self.optimizer) and (t - 1) % self.optimizer.param_groups[0]["k"] == 0:
+        if observes(self.optimizer) and (t - 1) % self.optimizer.defaults["k"] == 0:
             self._set_gradients(t, kind=4)
             self.optimizer.observe(scale=OBSERVED_SAMPLES)
         self._set_gradients(t, kind=3)
+        take_gradients(self.optimizer)
         self.optimizer.step()
         points = self._points()
         if hasattr(self.optimizer, "eval"):
@@ -96,6 +97,12 @@ class Walk:
 def observes(optimizer: Any) -> bool:
     """Whether an optimizer of ours wants a second gradient fed."""
     return getattr(getattr(optimizer, "rule", None), "observe", None) is not None
+
+
+def take_gradients(optimizer: Any) -> None:
+    """Let an optimizer of ours step with gradients that no program has made."""
+    if hasattr(optimizer, "gradients_made"):
+        optimizer.gradients_made()
 
 
 def switch(optimizer: Any, mode: str) -> None:

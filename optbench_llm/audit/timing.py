@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from optbench_llm.audit.deviation import OBSERVED_SAMPLES, observes, switch
+from optbench_llm.audit.deviation import OBSERVED_SAMPLES, observes, switch, take_gradients
 from optbench_llm.audit.implementations import Shape, random_values
 
 #: Untimed steps before the timed ones: state is made, code compiled.
@@ -35,6 +35,7 @@ class Timed:
             p.grad = gradient.clone() if p.grad is None else p.grad.copy_(gradient)
         if not self.milliseconds and observes(self.optimizer):
             self.optimizer.observe(scale=OBSERVED_SAMPLES)
+        take_gradients(self.optimizer)
         began = time.perf_counter()
         self.optimizer.step()
         self.milliseconds.append(1e3 * (time.perf_counter() - began))

@@ -28,11 +28,8 @@ def list_optimizers(
     category: str | None = None,
     scope: str | None = None,
     program: str | None = None,
-    unavailable: bool = False,
 ) -> list[str]:
     """Sorted names of the catalog that match a wildcard and the filters.
-
-    ``unavailable`` adds the rows that resolve but cannot be run in this version.
 
     Raises ValueError for a category, scope or program that no row has.
     """
@@ -47,7 +44,6 @@ def list_optimizers(
         and category in (None, entry.category)
         and scope in (None, entry.scope)
         and program in (None, entry.program)
-        and (unavailable or not entry.unavailable)
     )
 
 

@@ -30,8 +30,7 @@ class OptimizerInfo:
     ``constant`` where the method itself demands a constant learning rate. ``published_loss`` is the
     row's train loss in the published GPT-2-on-Alpaca table. ``variant_of`` names the row that this
     one departs from on purpose; ``finds_step_size`` that the lr only scales a step size which the
-    method finds itself, so that one value suits all models; ``unavailable`` says what this version
-    lacks to run it.
+    method finds itself, so that one value suits all models.
     ``provider_state_bytes`` is, of a provider's row, the state of a large matrix, in bytes per
     element.
     """
@@ -53,13 +52,10 @@ class OptimizerInfo:
     aliases: tuple[str, ...] = ()
     notes: str = ""
     variant_of: str | None = None
-    unavailable: str | None = None
     provider_state_bytes: float | None = None
 
     def rule_class(self) -> type[Rule]:
-        """The rule itself. Raises ValueError for a row that a provider runs, or nothing yet."""
-        if self.unavailable:
-            raise ValueError(f"optimizer {self.name!r} {self.unavailable}")
+        """The rule itself. Raises ValueError for a row that a provider runs."""
         if self.rule is None:
             raise ValueError(f"{self.name!r} is run by {self.provider}, it has no rule of ours")
         module, _, name = self.rule.partition(":")
@@ -88,8 +84,8 @@ class OptimizerInfo:
 
     @property
     def program(self) -> str | None:
-        """The program that makes its further gradients, if it needs any."""
-        return None if self.rule is None else self.rule_class().program
+        """The programs that make its further gradients, joined by ``+``; None without."""
+        return None if self.rule is None else "+".join(self.rule_class().programs) or None
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -99,15 +95,13 @@ class OptimizerInfo:
     @property
     def state_bytes_per_param(self) -> float | None:
         """State of a large matrix in fp32, bytes per element; None where it is not known."""
-        if self.provider or self.unavailable:
+        if self.provider:
             return self.provider_state_bytes
         return state_bytes_per_param(self.rule_class(), self.defaults)
 
     @property
     def equations(self) -> str:
         """The update equations, from the rule's docstring."""
-        if self.unavailable:
-            return f"Not in this version: it {self.unavailable}."
         if self.rule is None:
             return f"Run by {self.provider}."
         return inspect.cleandoc(self.rule_class().__doc__ or "")
@@ -120,4 +114,4 @@ def state_bytes_per_param(rule: type[Rule], settings: Mapping[str, Any]) -> floa
         math.prod(slot.shape_for(LARGE_MATRIX)) * (2 if slot.storage == "bf16" else 4)
         for slot in rule.slots_for(LARGE_MATRIX, h)
     )
-    return total / math.prod(LARGE_MATRIX)
+    return total / math.prod(LARGE_MATRIX) + 4 * len(rule.kept_by_program)

@@ -122,7 +122,9 @@ def _wrappers(text: str, prefixes: list[str]) -> tuple[str, ...]:
                 f"optimizer {text!r}: no wrapper {prefix!r}, expected one of"
                 f" {', '.join(WRAPPERS)}.{hint}"
             )
-    return tuple(known[_normalised(prefix)] for prefix in prefixes)
+    names = [known[_normalised(prefix)] for prefix in prefixes]
+    # What changes gradients alone stands outside: one spelling for what comes to the same.
+    return tuple(sorted(names, key=lambda name: not WRAPPERS[name].of_gradients))
 
 
 def _refuse_wrapping(text: str, wrappers: tuple[str, ...], foreign: str) -> None:
@@ -138,11 +140,10 @@ def _check_wrapped(text: str, entry: OptimizerInfo, wrappers: tuple[str, ...]) -
     twice = [name for name in WRAPPERS if (*wrappers, entry.name).count(name) > 1]
     if twice:
         raise ValueError(f"optimizer {text!r}: {twice[0]} stands there twice; keep one of them")
-    info = wrapped_info(entry, wrappers)
-    if not wrappers or info.unavailable:
+    if not wrappers:
         return
     try:
-        info.rule_class()
+        wrapped_info(entry, wrappers).rule_class()
     except ValueError as error:
         raise ValueError(f"optimizer {text!r}: {error}") from error
 

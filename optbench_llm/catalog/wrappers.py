@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from optbench_llm.catalog.info import OptimizerInfo
-from optbench_llm.catalog.rows.programs import SECOND_GRADIENT, WHOLE_DATA
 
 if TYPE_CHECKING:
     from optbench_llm.rules.rule import Rule
@@ -18,8 +16,8 @@ if TYPE_CHECKING:
 class Wrapper:
     """One wrapper: ``rule`` is the dotted path of a function from a rule to a rule.
 
-    ``settings`` are what a wrapper without a rule of ours would add to its base's;
-    ``unavailable`` says what this version lacks to run it.
+    ``of_gradients`` says that it changes only what gradients the base steps with, so that it comes
+    to the same inside another wrapper as around it.
     """
 
     name: str
@@ -27,14 +25,12 @@ class Wrapper:
     paper: str
     year: int
     url: str
-    rule: str | None = None
+    rule: str
     schedule: Literal["any", "constant"] = "any"
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    unavailable: str | None = None
+    of_gradients: bool = False
 
     def wrap(self, base: type[Rule]) -> type[Rule]:
         """The rule around another. Raises ValueError for one that cannot be wrapped."""
-        assert self.rule is not None, self.name
         module, _, name = self.rule.partition(":")
         return getattr(importlib.import_module(f"optbench_llm.rules.{module}"), name)(base)
 
@@ -53,13 +49,12 @@ WRAPPERS = {
         ),
         Wrapper(
             "sam", "SAM", "Foret et al., Sharpness-Aware Minimization for Efficiently Improving"
-            " Generalization", 2021, "https://arxiv.org/abs/2010.01412",
-            settings={"rho": 0.05}, unavailable=SECOND_GRADIENT,
+            " Generalization", 2021, "https://arxiv.org/abs/2010.01412", "sam:sam",
+            of_gradients=True,
         ),
         Wrapper(
             "svrg", "alpha-SVRG", "Yin et al., A Coefficient Makes SVRG Effective", 2025,
-            "https://arxiv.org/abs/2311.05589",
-            settings={"coefficient": 0.75}, unavailable=WHOLE_DATA,
+            "https://arxiv.org/abs/2311.05589", "svrg:svrg", of_gradients=True,
         ),
     )
 }  # fmt: skip
@@ -88,8 +83,6 @@ def wrapped_info(base: OptimizerInfo, names: tuple[str, ...]) -> OptimizerInfo:
         return base
     wrappers = tuple(WRAPPERS[name] for name in names)
     titles = [wrapper.title for wrapper in wrappers]
-    lacking = [f"{w.unavailable}; use {base.name}" for w in wrappers if w.unavailable]
-    lacking = [base.unavailable] if base.unavailable else lacking
     row: dict[str, Any] = {item.name: getattr(base, item.name) for item in fields(base)}
     row.update(
         name="+".join((*names, base.name)),
@@ -106,7 +99,4 @@ def wrapped_info(base: OptimizerInfo, names: tuple[str, ...]) -> OptimizerInfo:
     )
     if any(wrapper.schedule == "constant" for wrapper in wrappers):
         row["schedule"] = "constant"
-    if lacking:
-        added = {k: v for wrapper in wrappers for k, v in wrapper.settings.items()}
-        row.update(unavailable=lacking[0], rule=None, settings={**base.defaults, **added})
     return WrappedInfo(**row, wrappers=wrappers)

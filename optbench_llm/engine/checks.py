@@ -58,9 +58,13 @@ def check_gradients(optimizer: str, groups: Sequence[dict[str, Any]]) -> None:
 
 
 def check_ready(
-    optimizer: str, rule: type[Rule], groups: Sequence[dict[str, Any]], training: bool
+    optimizer: str,
+    rule: type[Rule],
+    groups: Sequence[dict[str, Any]],
+    training: bool,
+    gradients_made: bool,
 ) -> None:
-    """Raise RuntimeError for a step in evaluation mode, or without a curvature estimate."""
+    """Raise RuntimeError for a step in evaluation mode, or without what a program is to give."""
     if not training:
         raise RuntimeError(
             f"optimizer {optimizer!r} is in evaluation mode; call optimizer.train() before step"
@@ -70,6 +74,12 @@ def check_ready(
             f"optimizer {optimizer!r} needs a curvature estimate that was never fed: train with"
             " OptBenchTrainer or attach(trainer, ...), or call optimizer.observe() yourself"
             " with the gradients of the estimate"
+        )
+    if rule.replaces_gradients and not gradients_made:
+        raise RuntimeError(
+            f"optimizer {optimizer!r} does not step with the gradients of the batch alone, and no"
+            f" program ({', '.join(rule.programs)}) has made others: train with OptBenchTrainer or"
+            " attach(trainer, ...), or make them yourself and call optimizer.gradients_made()"
         )
 
 

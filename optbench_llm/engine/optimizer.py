@@ -54,8 +54,8 @@ class RuleOptimizer(torch.optim.Optimizer):
     repay the seconds of compiling, with a warning and eagerly where nothing can be compiled.
 
     Raises ValueError for an unknown hyperparameter, storage or engine and for values out of range;
-    RuntimeError for sparse or complex gradients, sharded parameters, a step in evaluation mode, and
-    a rule whose curvature estimate was never fed.
+    RuntimeError for sparse or complex gradients, sharded parameters, a step in evaluation mode, a
+    rule whose curvature estimate was never fed, and one whose gradients no program has made.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         defaults = check_hyperparameters(self.spec, hyperparameters, rule)
         check_storage(storage, self.spec, rule, SimpleNamespace(**defaults, role="", heads=0))
         self._training = True
+        self._gradients_made = False
         self._reset_caches()
         super().__init__(params, defaults)
 
@@ -87,7 +88,15 @@ class RuleOptimizer(torch.optim.Optimizer):
         self._bindings = Bindings(self.storage)
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("rule", "spec", "storage", "_asked_engine", "expected_steps", "_training")
+        kept = (
+            "rule",
+            "spec",
+            "storage",
+            "_asked_engine",
+            "expected_steps",
+            "_training",
+            "_gradients_made",
+        )
         return {**super().__getstate__(), **{name: getattr(self, name) for name in kept}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -127,9 +136,9 @@ class RuleOptimizer(torch.optim.Optimizer):
         return companion
 
     @property
-    def program(self) -> str | None:
-        """Name of the program that must feed :meth:`observe`, if the rule needs one."""
-        return self.rule.program
+    def programs(self) -> tuple[str, ...]:
+        """Names of the programs that must run before a step."""
+        return self.rule.programs
 
     @property
     def engine(self) -> str:
@@ -189,6 +198,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                         if (storage, shape) not in known:
                             known[storage, shape] = bytes_of(storage, shape)
                         total += known[storage, shape]
+                total += 4 * p.numel() * len(rule.kept_by_program)
         return total
 
     @torch.no_grad()
@@ -198,7 +208,10 @@ class RuleOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        check_ready(self.spec, self.rule, self.param_groups, self._training)
+        check_ready(
+            self.spec, self.rule, self.param_groups, self._training, self._gradients_made
+        )
+        self._gradients_made = False
         check_gradients(self.spec, self.param_groups)
         works = self._works(advance=True)
         staged = [work for work in works if work.stages != ("update",)]
@@ -212,6 +225,10 @@ class RuleOptimizer(torch.optim.Optimizer):
             for stage in work.after:
                 self._run(stage, (work,))
         return loss
+
+    def gradients_made(self) -> None:
+        """Say that the present gradients are those that the rule's programs make."""
+        self._gradients_made = True
 
     @torch.no_grad()
     def observe(self, scale: float = 1.0) -> None:
@@ -326,6 +343,8 @@ class RuleOptimizer(torch.optim.Optimizer):
                     if advance and carry:
                         now = scalars._asdict()
                         keeper.update({name: now[name] for name in carry if name in now})
+                    elif "observed" in carry:
+                        keeper["observed"] = carry["observed"] + 1
                     works.append(Work(bound, g, own, scalars, vector, stages))
         return works
 

@@ -13,11 +13,10 @@ def check_settings(spec: str, settings: dict[str, Any]) -> dict[str, Any]:
 
     Raises:
         ValueError: an unknown name or a value out of range; names the optimizer and what it takes.
-            An optimizer that this version cannot run; says what is missing.
     """
     parsed = parse_spec(spec)
     info = parsed.info
-    if info is not None and (info.rule is not None or info.unavailable):
+    if info is not None and info.rule is not None:
         return check_hyperparameters(parsed.canonical, settings, info.rule_class())
     if info is not None and settings.keys() <= {"lr", "weight_decay"} & info.defaults.keys():
         # The catalog knows them, and a recipe their range.

@@ -37,6 +37,7 @@ def rank_rows(results: Sequence[TrialResult], rank_by: str) -> list[Row]:
     never counted as zero.
     """
     rows = [_row(result) for result in results]
+    _compare_at_equal_cost(rows, results)
     for row, label in zip(rows, _labels(rows), strict=True):
         row["label"] = label
     done = [row for row in rows if row["status"] == "done"]
@@ -65,6 +66,9 @@ def _row(result: TrialResult) -> Row:
         "reason": record.get("reason"),
         "train_loss": record.get("train_loss"),
         "eval_loss": record.get("eval_loss"),
+        "passes_per_step": None,
+        "loss_at_equal_passes": None,
+        "loss_at_equal_time": None,
         "published_loss": _published_loss(trial["spec"]),
         "lr": trial["lr"],
         "steps": record.get("steps"),
@@ -79,6 +83,50 @@ def _row(result: TrialResult) -> Row:
         **{key: record.get(key) for key in _DETAILS},
         "trial": result.id,
     }
+
+
+def _compare_at_equal_cost(rows: Sequence[Row], results: Sequence[TrialResult]) -> None:
+    """Fill in what the rows that are done cost, and their train loss over as much of it.
+
+    Equal passes: the first forward and backward passes, as many as the run has steps, so that it is
+    ``train_loss`` where a step takes one. Equal time: the first seconds of training, as many as the
+    fastest row took for all of it. A loss counts for the passes, or for the seconds, of its step.
+    """
+    done = [
+        (row, result)
+        for row, result in zip(rows, results, strict=True)
+        if row["status"] == "done" and result.losses
+    ]
+    seconds = {
+        row["trial"]: row["train_wall_s"] - (row["compile_s"] or 0.0)
+        for row, _ in done
+        if row["train_wall_s"] is not None
+    }
+    for row, result in done:
+        losses = [loss for loss in result.losses if loss is not None]
+        passes = result.record.get("step_passes") or [1.0] * len(losses)
+        if len(passes) != len(losses):
+            continue
+        total = sum(passes)
+        row["passes_per_step"] = total / len(passes)
+        row["loss_at_equal_passes"] = _mean_loss_within(len(passes), losses, passes)
+        if row["trial"] in seconds:
+            second = seconds[row["trial"]] / total
+            budget = min(seconds.values())
+            spent = [count * second for count in passes]
+            row["loss_at_equal_time"] = _mean_loss_within(budget, losses, spent)
+
+
+def _mean_loss_within(
+    budget: float, losses: Sequence[float], costs: Sequence[float]
+) -> float | None:
+    """Mean of the losses over the first ``budget`` of cost, each weighted by its share of it."""
+    total = spent = 0.0
+    for loss, cost in zip(losses, costs, strict=True):
+        share = min(cost, budget - spent)
+        total += share * loss
+        spent += share
+    return total / spent if spent > 0 else None
 
 
 def _published_loss(text: str) -> float | None:

@@ -58,6 +58,9 @@ COLUMNS = (
     Column("label", ("", "optimizer"), str),
     Column("train_loss", ("train", "loss"), _number(".4f")),
     Column("eval_loss", ("eval", "loss"), _number(".4f")),
+    Column("passes_per_step", ("passes", "/step"), _number(".3g")),
+    Column("loss_at_equal_passes", ("loss at", "equal passes"), _number(".4f")),
+    Column("loss_at_equal_time", ("loss at", "equal time"), _number(".4f")),
     Column("published_loss", ("published", "loss*"), _number(".4f")),
     Column("lr", ("", "lr"), _number(".3g")),
     Column("steps", ("", "steps"), _number("d")),
@@ -109,9 +112,10 @@ class Board:
     def to_markdown(self) -> str:
         """The table for people, with its notes."""
         lines = [f"# {self.recipe.name}", "", self.recipe.description.strip(), ""]
-        lines.append(_markdown_line([_escape(column.title) for column in COLUMNS]))
-        lines.append(_markdown_line([":--" if key in _TEXT else "--:" for key in _KEYS]))
-        lines += [_markdown_line(_cells(row)) for row in self.rows]
+        columns = self._columns()
+        lines.append(_markdown_line([_escape(column.title) for column in columns]))
+        lines.append(_markdown_line([":--" if c.key in _TEXT else "--:" for c in columns]))
+        lines += [_markdown_line(_cells(row, columns)) for row in self.rows]
         lines += ["", *[f"- {_escape(note)}" for note in self.notes()]]
         return "\n".join(lines) + "\n"
 
@@ -133,6 +137,7 @@ class Board:
             notes.append(
                 f"At the declared lr unscaled, of its own step size: {', '.join(unscaled)}."
             )
+        notes += self._costs()
         untouched = self.environment.get("untouched_eval_loss")
         if untouched is not None:
             notes.append(f"The untouched model's eval loss is {untouched:.4f}.")
@@ -148,6 +153,29 @@ class Board:
         notes.append(_machine(self.environment))
         return notes
 
+    def _columns(self) -> list[Column]:
+        """Without those of passes where a step of every row takes one."""
+        return [c for c in COLUMNS if c.key not in _OF_PASSES or self._takes_more_passes]
+
+    @property
+    def _takes_more_passes(self) -> bool:
+        return any((row["passes_per_step"] or 1.0) > 1.0 for row in self.rows)
+
+    def _costs(self) -> list[str]:
+        """What the losses at equal cost are means over."""
+        if not any(row["loss_at_equal_time"] is not None for row in self.rows):
+            return []
+        told = (
+            "Loss at equal time: mean train loss over as many seconds of training as the fastest"
+            " row took"
+        )
+        if self._takes_more_passes:
+            told += (
+                "; at equal passes: over as many forward and backward passes as a run has steps"
+                " (SAM takes two a step)"
+            )
+        return [f"{told}."]
+
     def _published_compares(self) -> str:
         model, data = self.recipe.model, self.recipe.data.source
         same = model in _PUBLISHED_MODELS and data == _PUBLISHED_DATA
@@ -155,10 +183,11 @@ class Board:
 
     def to_rich(self, console: Console) -> Table:
         """The table for a terminal; where it is too narrow, the least telling columns go."""
+        columns = self._columns()
         unbounded = console.options.update(max_width=1000)
         for gone in range(len(_FIRST_TO_GO) + 1):
-            hidden = [column for column in COLUMNS if column.key in _FIRST_TO_GO[:gone]]
-            table = self._rich_table([column for column in COLUMNS if column not in hidden])
+            hidden = [column for column in columns if column.key in _FIRST_TO_GO[:gone]]
+            table = self._rich_table([column for column in columns if column not in hidden])
             if console.measure(table, options=unbounded).maximum <= console.width:
                 break
         if hidden:
@@ -187,9 +216,18 @@ class Board:
         return table
 
 
-_KEYS = [column.key for column in COLUMNS]
 _TEXT = ("label", "status")
-_FIRST_TO_GO = ("steps", "peak_mem_bytes", "optimizer_step_ms", "state_bytes_per_param", "lr")
+_OF_PASSES = ("passes_per_step", "loss_at_equal_passes")
+_FIRST_TO_GO = (
+    "steps",
+    "peak_mem_bytes",
+    "optimizer_step_ms",
+    "state_bytes_per_param",
+    "loss_at_equal_time",
+    "lr",
+    "loss_at_equal_passes",
+    "passes_per_step",
+)
 
 
 def _finds_step_size(spec: str) -> bool:
@@ -213,8 +251,8 @@ def _entries(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return entries
 
 
-def _cells(row: Row) -> list[str]:
-    return [_escape(column.show(row[column.key])) for column in COLUMNS]
+def _cells(row: Row, columns: Sequence[Column]) -> list[str]:
+    return [_escape(column.show(row[column.key])) for column in columns]
 
 
 def _escape(text: str) -> str:

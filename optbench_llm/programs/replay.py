@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -13,35 +17,70 @@ from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 from transformers.trainer_utils import unwrap_peft_model
 
 from optbench_llm.programs.program import Program
+from optbench_llm.programs.weights import at_least_fp32
 
 IGNORED_LABEL = -100
+#: How far a loss that is computed again may be off, relatively: kernels of a GPU add in any order.
+SAME_LOSS = 1e-3
+#: What TRL's trainers write down of each loss that they compute.
+NOTES_OF_LOSSES = ("_metrics", "_stored_metrics", "_total_train_tokens")
+TrainingStep = Callable[[nn.Module, dict[str, Any], Any], Tensor]
+
+
+@dataclass
+class MicroBatch:
+    """What one forward and backward pass of the trainer got, and the loss it returned."""
+
+    inputs: dict[str, Any]
+    items: Any
+    random_state: tuple[Tensor, ...]
+    loss: Tensor | None = None
 
 
 class Replay(TrainerCallback):
-    """Lets a program run the micro-batches of the present step again.
+    """Lets programs run the micro-batches of the present step again.
 
-    The trainer's own ``compute_loss`` and ``accelerator.backward`` do the work, so accumulation,
-    DDP and autocast come along. Two promises hold for whatever a program does:
+    ``training_step`` is the trainer's own, without the mixin's: forward and backward pass with all
+    that a subclass does there, so that accumulation, DDP and autocast come along. Whatever programs
+    do, random numbers of the run, weights, and what TRL's trainers note of their losses are
+    afterwards those of a run without a program, also after a resume.
 
-    - the gradients of the step are put aside and come back bit for bit (before clipping);
-    - random numbers drawn inside come from a stream of their own, seeded by (seed, step, process):
-      dropout and data of the run are those of a run without the program, also after a resume.
+    ``passes`` counts forward and backward passes over the batch of a step.
 
-    Raises ValueError where neither can be had: under fp16, whose gradients are scaled, and under
-    DeepSpeed, which steps inside ``backward``.
+    Raises ValueError where programs cannot run: under fp16, whose gradients are scaled, under
+    DeepSpeed, which steps inside ``backward``, with a trainer that makes its batches while it
+    prepares them, and what :meth:`Program.check` refuses.
     """
 
-    def __init__(self, trainer: Trainer, program: Program) -> None:
+    def __init__(
+        self,
+        trainer: Trainer,
+        programs: Sequence[Program],
+        optimizer: Any,
+        training_step: TrainingStep,
+    ) -> None:
+        names = ", ".join(program.name for program in programs)
         if trainer.accelerator.scaler is not None:
-            raise ValueError(f"program {program.name!r} does not run under fp16; use bf16 or fp32")
+            raise ValueError(f"program {names!r} does not run under fp16; use bf16 or fp32")
         if trainer.is_deepspeed_enabled:
             raise ValueError(
-                f"program {program.name!r} does not run under DeepSpeed; use DDP or one process"
+                f"program {names!r} does not run under DeepSpeed; use DDP or one process"
             )
+        if type(trainer)._prepare_inputs is not Trainer._prepare_inputs:
+            raise ValueError(
+                f"program {names!r} must compute the loss of a batch again, and"
+                f" {type(trainer).__name__} makes its batches itself (_prepare_inputs); use an"
+                " optimizer without a program, such as adamw"
+            )
+        for program in programs:
+            program.check(trainer, optimizer)
         self.trainer = trainer
-        self.program = program
+        self.programs = programs
+        self.passes = 0.0
+        self._training_step = training_step
         self._model: nn.Module | None = None
-        self._recorded: list[dict[str, Any]] = []
+        self._recorded: list[MicroBatch] = []
+        self._found_same = not any(program.repeats_loss for program in programs)
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
         """Forget the micro-batches of a step that was never finished."""
@@ -49,32 +88,189 @@ class Replay(TrainerCallback):
 
     @property
     def due(self) -> bool:
-        """Whether the program runs before the step that is being prepared."""
-        return self.program.due(self.trainer.optimizer, self._step)
+        """Whether a program runs before the step that is being prepared."""
+        return any(self._due())
 
     @property
-    def _step(self) -> int:
+    def step(self) -> int:
+        """Number of the step that is being prepared, from 1."""
         return self.trainer.state.global_step + 1
 
-    def record(self, inputs: Any) -> None:
-        """Keep a micro-batch; ``compute_loss`` may take entries out of the trainer's own."""
-        self._recorded.append(dict(inputs))
+    @property
+    def max_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.trainer.state.max_steps
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one epoch."""
+        batches = len(self.trainer.callback_handler.train_dataloader)  # pyright: ignore
+        return math.ceil(batches / self.trainer.args.gradient_accumulation_steps)
+
+    def _due(self) -> Iterator[Program]:
+        return (p for p in self.programs if p.due(self.trainer.optimizer, self.step))
+
+    def record(self, inputs: Any, items: Any) -> None:
+        """Keep a micro-batch; the trainer may take entries out of its own."""
+        self._recorded.append(MicroBatch(dict(inputs), items, self._random_state()))
+
+    def record_loss(self, loss: Tensor) -> None:
+        """Keep the loss of the micro-batch that was recorded last."""
+        self._recorded[-1].loss = loss
 
     def run(self, model: nn.Module, optimizer: Any) -> None:
-        """Run the program over the micro-batches recorded for this step."""
-        self._model = model
-        with _gradients_put_aside(model), self._own_random_stream():
-            self.program.before_step(self, optimizer)
-        self._model, self._recorded = None, []
+        """Run the programs that are due over the micro-batches recorded for this step.
+
+        Raises RuntimeError if the loss of a micro-batch is another one the second time.
+        """
+        self._model, self.passes = model, 0.0
+        present = self._random_state()
+        try:
+            with self._notes_put_aside():
+                if not self._found_same:
+                    self._find_same_loss()
+                for program in self._due():
+                    program.before_step(self, optimizer)
+        finally:
+            self._set_random_state(present)
+            self._model, self._recorded = None, []
+
+    def count_pass(self, share: float = 1.0) -> None:
+        """Count a pass, or a part of one, over the batch of a step."""
+        self.passes += share
 
     def micro_batches(self) -> Iterator[dict[str, Any]]:
-        """Yield the inputs one micro-batch after the other; processes exchange gradients once."""
+        """Yield the inputs one micro-batch after the other; counts as a pass."""
+        for recorded in self._in_turn(self._recorded):
+            yield self.trainer._prepare_inputs(dict(recorded.inputs))
+        self.count_pass()
+
+    def repeat(self) -> None:
+        """Run all micro-batches again as the trainer did; gradients add up in the parameters.
+
+        The random numbers, and so the dropout, are those of the first time. Counts as a pass.
+        """
+        for recorded in self._in_turn(self._recorded):
+            self._train_on(recorded)
+        self.count_pass()
+
+    def losses(self) -> Iterator[Tensor]:
+        """Yield the losses of all micro-batches, as :meth:`repeat` would differentiate them.
+
+        Counts as a pass.
+        """
         accelerator = self.trainer.accelerator
-        for index, recorded in enumerate(self._recorded):
-            last = index == len(self._recorded) - 1
+        found: list[Tensor] = []
+        with _replaced(accelerator, "backward", lambda loss, **kwargs: found.append(loss)):
+            for recorded in self._recorded:
+                self._train_on(recorded)
+                yield found.pop() / accelerator.gradient_accumulation_steps
+        self.count_pass()
+
+    def mean_gradients(self, params: list[Tensor], epoch: int, steps: int | None) -> list[Tensor]:
+        """Mean over the gradients of the steps of an epoch, or of its first ``steps``.
+
+        Each has as many micro-batches, and is scaled, as a step of the run. Counts as many passes.
+        """
+        trainer = self.trainer
+        sums = [torch.zeros_like(p, dtype=at_least_fp32(p)) for p in params]
+        share = trainer.current_gradient_accumulation_steps
+        count = 0
+        try:
+            with self.own_random_stream(), self._fresh_data(epoch) as data:
+                for batches, items in islice(self._steps_of(data), steps):
+                    trainer.current_gradient_accumulation_steps = len(batches)
+                    self.clear_gradients()
+                    state = self._random_state()
+                    for recorded in self._in_turn([MicroBatch(b, items, state) for b in batches]):
+                        self._training_step(self._running_model, recorded.inputs, items)
+                    for total, p in zip(sums, params, strict=True):
+                        if p.grad is not None:
+                            total += p.grad
+                    count += 1
+        finally:
+            trainer.current_gradient_accumulation_steps = share
+        self.count_pass(count)
+        torch._foreach_div_(sums, count)
+        return sums
+
+    def _steps_of(self, data: Any) -> Iterator[tuple[list[Any], Any]]:
+        """The micro-batches of step after step, with their count of items."""
+        trainer = self.trainer
+        iterator, size = iter(data), trainer.args.gradient_accumulation_steps
+        while True:
+            batches, items = trainer.get_batch_samples(iterator, size, trainer.args.device)
+            if not batches:
+                return
+            yield batches, items
+
+    @contextlib.contextmanager
+    def _fresh_data(self, epoch: int) -> Iterator[Any]:
+        """Another loader over the training data; accelerate forgets it afterwards."""
+        accelerator = self.trainer.accelerator
+        known = len(accelerator._dataloaders)
+        data = self.trainer.get_train_dataloader()
+        if hasattr(data, "set_epoch"):
+            data.set_epoch(epoch)  # pyright: ignore
+        iterated = [*accelerator.gradient_state.dataloader_references]
+        try:
+            yield data
+        finally:
+            del accelerator._dataloaders[known:]
+            accelerator.gradient_state.dataloader_references = iterated
+
+    @property
+    def _running_model(self) -> nn.Module:
+        assert self._model is not None
+        return self._model
+
+    def _train_on(self, recorded: MicroBatch) -> Tensor:
+        self._set_random_state(recorded.random_state)
+        return self._training_step(self._running_model, dict(recorded.inputs), recorded.items)
+
+    def _in_turn(self, recorded: Sequence[MicroBatch]) -> Iterator[MicroBatch]:
+        """One after the other; processes exchange gradients once, at the last."""
+        accelerator = self.trainer.accelerator
+        for index, one in enumerate(recorded):
+            last = index == len(recorded) - 1
             exchange = contextlib.nullcontext() if last else accelerator.no_sync(self._model)
             with exchange:
-                yield self.trainer._prepare_inputs(dict(recorded))
+                yield one
+
+    def _find_same_loss(self) -> None:
+        """Compute one loss again, once in a run."""
+        recorded = self._recorded[0]
+        assert recorded.loss is not None
+        accelerator = self.trainer.accelerator
+        with self.gradients_put_aside(), accelerator.no_sync(self._model):
+            again = self._train_on(recorded)
+        first, second = float(recorded.loss), float(again)
+        differs = not abs(first - second) <= SAME_LOSS * max(abs(first), abs(second))
+        found = torch.tensor(float(differs), device=accelerator.device)
+        if float(accelerator.reduce(found, "sum")):  # pyright: ignore
+            raise RuntimeError(
+                f"program {self.programs[-1].name!r} needs the loss of a batch a second time, and"
+                f" it was {first:.6g} first and {second:.6g} then, under the same weights and"
+                " random numbers: model or trainer keep something from pass to pass; use an"
+                " optimizer without a program, such as adamw"
+            )
+        self._found_same = True
+
+    def clear_gradients(self) -> None:
+        """Leave no parameter of the model a gradient."""
+        for parameter in self._running_model.parameters():
+            parameter.grad = None
+
+    @contextlib.contextmanager
+    def gradients_put_aside(self) -> Iterator[None]:
+        """Start without gradients; those of before come back bit for bit."""
+        kept = [(parameter, parameter.grad) for parameter in self._running_model.parameters()]
+        self.clear_gradients()
+        try:
+            yield
+        finally:
+            for parameter, grad in kept:
+                parameter.grad = grad
 
     def logits(self, inputs: dict[str, Any]) -> Tensor:
         """Forward pass with gradients; ``(..., vocabulary)``.
@@ -87,19 +283,28 @@ class Replay(TrainerCallback):
         logits = outputs.get("logits") if isinstance(outputs, dict) else None
         if logits is None:
             raise ValueError(
-                f"program {self.program.name!r} needs the model's logits, and the output of"
+                f"program 'sophia-g' needs the model's logits, and the output of"
                 f" {type(self._model).__name__} has none"
             )
         return logits
 
     def trained(self, inputs: dict[str, Any]) -> Tensor:
-        """Mask of the positions of the logits that the loss is computed at."""
+        """Mask of the positions of the logits that the loss is computed at.
+
+        Raises ValueError for inputs without labels: their loss is not that of labels.
+        """
+        if not {"labels", "shift_labels"} & inputs.keys():
+            raise ValueError(
+                f"program 'sophia-g' draws labels in the place of the batch's, and the inputs of"
+                f" {type(self.trainer).__name__} have none ({', '.join(inputs)}); use sophia-h,"
+                " whose curvature is that of any loss"
+            )
         return trained_positions(self.trainer, inputs)
 
     def count_trained(self) -> int:
         """Trained tokens of this step, over all micro-batches and processes."""
         accelerator = self.trainer.accelerator
-        count = sum(self.trained(inputs).sum() for inputs in self._recorded)
+        count = sum(self.trained(recorded.inputs).sum() for recorded in self._recorded)
         assert isinstance(count, Tensor)
         return int(accelerator.reduce(count.to(accelerator.device), "sum"))  # pyright: ignore
 
@@ -110,13 +315,47 @@ class Replay(TrainerCallback):
         accelerator.backward(summed_loss * accelerator.num_processes / count)
 
     @contextlib.contextmanager
-    def _own_random_stream(self) -> Iterator[None]:
-        device = self.trainer.accelerator.device
-        forked = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=forked):
-            key = (self.trainer.args.seed, self._step, self.trainer.accelerator.process_index)
-            torch.manual_seed(_mixed(key))
+    def own_random_stream(self) -> Iterator[None]:
+        """Random numbers seeded by (seed, step, process); those of before go on afterwards."""
+        present = self._random_state()
+        index = self.trainer.accelerator.process_index
+        torch.manual_seed(_mixed((self.trainer.args.seed, self.step, index)))
+        try:
             yield
+        finally:
+            self._set_random_state(present)
+
+    @property
+    def shared_generator(self) -> torch.Generator:
+        """A stream of the CPU that is the same in all processes, seeded by (seed, step)."""
+        return torch.Generator().manual_seed(_mixed((self.trainer.args.seed, self.step)))
+
+    @contextlib.contextmanager
+    def without_autocast(self) -> Iterator[None]:
+        """Run forward passes in the precision of the weights."""
+        model: Any = self.trainer.accelerator.unwrap_model(self._model, keep_torch_compile=False)
+        original = vars(model).get("_original_forward", model.forward)
+        with _replaced(model, "forward", original):
+            yield
+
+    def _random_state(self) -> tuple[Tensor, ...]:
+        device = self.trainer.accelerator.device
+        state = torch.get_rng_state()
+        return (state, torch.cuda.get_rng_state(device)) if device.type == "cuda" else (state,)
+
+    def _set_random_state(self, state: tuple[Tensor, ...]) -> None:
+        torch.set_rng_state(state[0])
+        if len(state) > 1:
+            torch.cuda.set_rng_state(state[1], self.trainer.accelerator.device)
+
+    @contextlib.contextmanager
+    def _notes_put_aside(self) -> Iterator[None]:
+        present = vars(self.trainer)
+        kept = {name: copy.deepcopy(present[name]) for name in NOTES_OF_LOSSES if name in present}
+        try:
+            yield
+        finally:
+            present.update(kept)
 
 
 def trained_positions(trainer: Trainer, inputs: Mapping[str, Any]) -> Tensor:
@@ -124,12 +363,13 @@ def trained_positions(trainer: Trainer, inputs: Mapping[str, Any]) -> Tensor:
     if "shift_labels" in inputs:
         return inputs["shift_labels"] != IGNORED_LABEL
     mask = inputs["labels"] != IGNORED_LABEL
-    if not _shifts_labels(_base_model(trainer)):
+    if not _shifts_labels(base_model(trainer)):
         return mask
     return nn.functional.pad(mask[..., 1:], (0, 1), value=False)
 
 
-def _base_model(trainer: Trainer) -> Any:
+def base_model(trainer: Trainer) -> Any:
+    """The model inside what accelerate, DDP and peft put around it."""
     unwrapped = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)  # pyright: ignore
     return unwrap_peft_model(unwrapped)
 
@@ -144,21 +384,22 @@ def _shifts_labels(model: Any) -> bool:
     return (named or model.can_generate()) and not model.config.is_encoder_decoder
 
 
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Give an object another attribute of this name for a while."""
+    own = vars(owner)
+    kept = {name: own[name]} if name in own else {}
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        delattr(owner, name)
+        own.update(kept)
+
+
 def _mixed(key: tuple[int, ...]) -> int:
     """One 63-bit seed from several numbers, the same on every machine."""
     seed = 0
     for number in key:
         seed = (seed * 6364136223846793005 + number + 1442695040888963407) % 2**63
     return seed
-
-
-@contextlib.contextmanager
-def _gradients_put_aside(model: nn.Module) -> Iterator[None]:
-    kept = [(parameter, parameter.grad) for parameter in model.parameters()]
-    for parameter, _ in kept:
-        parameter.grad = None
-    try:
-        yield
-    finally:
-        for parameter, grad in kept:
-            parameter.grad = grad

@@ -25,20 +25,22 @@ class SophiaG(Program):
     """
 
     name: ClassVar[str] = "sophia-g"
+    #: It draws labels of its own, under a dropout of its own.
+    repeats_loss: ClassVar[bool] = False
 
     def due(self, optimizer: Any, step: int) -> bool:
         """Every ``k`` steps, from the first on."""
-        k = optimizer.param_groups[0]["k"]
-        return (step - 1) % k == 0
+        return (step - 1) % optimizer.defaults["k"] == 0
 
     def before_step(self, replay: Replay, optimizer: Any) -> None:
         """Draw labels, backpropagate their mean loss, feed the gradient to the optimizer."""
         count = replay.count_trained()
-        for inputs in replay.micro_batches():
-            logits = replay.logits(inputs)[replay.trained(inputs)].float()
-            drawn = draw_labels(logits.detach())
-            replay.backward(nn.functional.cross_entropy(logits, drawn, reduction="sum"), count)
-        optimizer.observe(scale=count)
+        with replay.gradients_put_aside(), replay.own_random_stream():
+            for inputs in replay.micro_batches():
+                logits = replay.logits(inputs)[replay.trained(inputs)].float()
+                drawn = draw_labels(logits.detach())
+                replay.backward(nn.functional.cross_entropy(logits, drawn, reduction="sum"), count)
+            optimizer.observe(scale=count)
 
 
 def draw_labels(logits: Tensor) -> Tensor:

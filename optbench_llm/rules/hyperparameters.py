@@ -99,6 +99,8 @@ UNIT = Interval(0.0, 1.0)
 FLAG = OneOf((False, True))
 REAL = Interval(-math.inf, math.inf, True, True)
 COUNT = Interval(1, integer=True)
+#: How products of the Hessian with a vector are made.
+HVP = OneOf(("finite-difference", "autograd"))
 
 RANGES: Mapping[str, Any] = {
     "lr": NON_NEGATIVE,

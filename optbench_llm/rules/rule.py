@@ -98,7 +98,8 @@ class Rule:
     #: Hyperparameters whose accepted values differ from :data:`hyperparameters.RANGES`.
     ranges: ClassVar[Mapping[str, Any]] = {}
     #: Host floats that live from step to step, and their first values; see :meth:`scalars`. Each
-    #: parameter has its own; under ``Scope.MODEL`` all share those in the parameter groups.
+    #: parameter has its own; under ``Scope.MODEL`` all share those in the parameter groups. One of
+    #: the name ``observed`` counts how often :meth:`observe` ran.
     carry: ClassVar[Mapping[str, float]] = {}
     #: The rule needs whole output channels: pieces are cut between rows of an (out, in) matrix.
     by_channel: ClassVar[bool] = False
@@ -109,8 +110,13 @@ class Rule:
     #: own with ``companion_`` before their names.
     companion: ClassVar[type[Rule] | None] = None
     roles: ClassVar[frozenset[str]] = frozenset()
-    #: Name of the program that must feed :meth:`observe`, if any.
-    program: ClassVar[str | None] = None
+    #: Names of the programs that run before a step, in order.
+    programs: ClassVar[tuple[str, ...]] = ()
+    #: A program puts other gradients in the place of the step's own.
+    replaces_gradients: ClassVar[bool] = False
+    #: Names of what a program keeps of each parameter in its state, in the parameter's shape and in
+    #: 32 bits.
+    kept_by_program: ClassVar[tuple[str, ...]] = ()
 
     #: Names of the partial sums that ``measure(p, g, s, c)`` returns, a tuple of 0-dim tensors.
     measures: ClassVar[tuple[str, ...]] = ()

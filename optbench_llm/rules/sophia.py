@@ -1,10 +1,10 @@
-"""Sophia: momentum over a clipped curvature estimate (Liu et al. 2023, arXiv:2305.14342)."""
+"""Sophia-G and Sophia-H: momentum over clipped curvature (Liu et al. 2023, arXiv:2305.14342)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from optbench_llm.rules.hyperparameters import POSITIVE
+from optbench_llm.rules.hyperparameters import HVP, POSITIVE
 from optbench_llm.rules.rule import Rule, Slot, Update, decoupled_decay, ema
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Sophia(Rule):
     gradient in an estimate, h stays 0 and it takes full sign steps until the next one.
     """
 
-    program = "sophia-g"
+    programs = ("sophia-g",)
     slots = (Slot("exp_avg"), Slot("hessian", positive=True))
     defaults = {
         "lr": 1e-4,
@@ -59,3 +59,41 @@ class Sophia(Rule):
     @staticmethod
     def observe(p: Tensor, g: Tensor, s: Any, c: Any) -> dict[str, Tensor]:
         return {"hessian": ema(s.hessian, g * g * c.scale, c.weight2)}
+
+
+class SophiaH(Sophia):
+    r"""Sophia-H: the diagonal of the Hessian itself, estimated every ``k`` steps.
+
+    .. math::
+        D &= u \odot H u, \quad u \sim \mathcal N(0, I) \quad\text{if } t \bmod k = 1 \\
+        m_t &= \beta_1 m_{t-1} + (1-\beta_1) g_t, \quad
+            h_t = \beta_2 h_{t-k} + (1-\beta_2)\,D \\
+        \theta_t &= (1-\eta\lambda)\,\theta_{t-1} - \eta\operatorname{sign}(m_t)
+            \min\Bigl(\frac{|m_t|}{\max(\rho\,h_t,\,\epsilon)},\,1\Bigr)
+
+    Where the curvature is negative or nothing the step is a full one. The products H u come from
+    the program ``hutchinson-normal`` (algorithm 1): from gradients on both sides (two more
+    passes), or with ``hvp="autograd"`` by differentiating twice. The paper takes a part of the
+    batch for them; here it is all of it. Without a Trainer, feed D through ``optimizer.observe()``.
+    """
+
+    programs = ("hutchinson-normal",)
+    slots = (Slot("exp_avg"), Slot("hessian"))
+    defaults = {
+        **Sophia.defaults,
+        "betas": (0.96, 0.99),
+        "rho": 0.01,
+        "eps": 1e-12,
+        "hvp": "finite-difference",
+    }
+    ranges = {**Sophia.ranges, "hvp": HVP}
+
+    @staticmethod
+    def update(p: Tensor, g: Tensor, s: Any, c: Any, sums: Any) -> Update:
+        m = ema(s.exp_avg, g, c.weight1)
+        ratio = (m.abs() / (s.hessian * c.rho).clamp(min=c.eps)).clamp(max=1.0)
+        return p * c.decay - m.sign() * ratio * c.lr, {"exp_avg": m}
+
+    @staticmethod
+    def observe(p: Tensor, g: Tensor, s: Any, c: Any) -> dict[str, Tensor]:
+        return {"hessian": ema(s.hessian, g, c.weight2)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copyreg
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,3 +28,17 @@ def _reduced(rule: WrappedRule) -> tuple[Any, ...] | str:
 
 
 copyreg.pickle(WrappedRule, _reduced)  # pyright: ignore[reportArgumentType]
+
+
+def setting_name(settings: Mapping[str, Any], wrapper: str, name: str) -> str:
+    """What a wrapper's hyperparameter is called among ``settings``.
+
+    It is ``name`` itself; with the wrapper's own before it where the base has one of that name.
+    """
+    prefixed = f"{wrapper}_{name}"
+    return prefixed if prefixed in settings else name
+
+
+def wrapper_settings(base: type[Rule], wrapper: str, own: Mapping[str, Any]) -> dict[str, Any]:
+    """A wrapper's hyperparameters, renamed as :func:`setting_name` finds them."""
+    return {f"{wrapper}_{k}" if k in base.defaults else k: value for k, value in own.items()}

@@ -50,7 +50,8 @@ class OptBenchCallback(TrainerCallback, ExportableState):
         self.compile_s = 0.0
         self.train_wall_s = 0.0
         self.eval_wall_s = 0.0
-        self.extra_passes = 0
+        self.passes: list[float] = []
+        self.extra_passes = 0.0
         self.initial_eval_loss: float | None = None
         self.state_bytes = 0
         self.peak_mem_bytes = 0
@@ -66,6 +67,7 @@ class OptBenchCallback(TrainerCallback, ExportableState):
         self._micro_losses: list[Tensor] = []
         self._micro_inputs: list[Tensor] = []
         self._step_tokens: Tensor | int = 0
+        self._step_extra_passes = 0.0
         self._checked = 0
         self._pending: list[tuple[Tensor, list[Tensor], Tensor | int]] = []
 
@@ -99,6 +101,10 @@ class OptBenchCallback(TrainerCallback, ExportableState):
         if input_ids is not None:
             self._micro_inputs.append(input_ids)
         self._step_tokens = self._step_tokens + tokens
+
+    def record_extra_passes(self, passes: float) -> None:
+        """Take in what programs did for the step, in passes over its batch; called by the mixin."""
+        self._step_extra_passes = passes
 
     def on_train_begin(
         self,
@@ -141,6 +147,7 @@ class OptBenchCallback(TrainerCallback, ExportableState):
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
         """Forget the passes of a step that was never finished."""
         self._micro_losses, self._micro_inputs, self._step_tokens = [], [], 0
+        self._step_extra_passes = 0.0
 
     def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Start the clock: gradients are there and clipped."""
@@ -170,6 +177,8 @@ class OptBenchCallback(TrainerCallback, ExportableState):
             self._pending.append(
                 (_total(self._micro_losses), self._micro_inputs, self._step_tokens)
             )
+            self.passes.append(1 + self._step_extra_passes)
+            self.extra_passes += self._step_extra_passes
         if self._reads_at_once or control.should_save or control.should_evaluate:
             self._check_losses(control)
         self._advance("train_wall_s")

@@ -114,9 +114,9 @@ class OptBenchMixin(_Trainer):
         if self._replay is not None:
             self.remove_callback(self._replay)
             self._replay = None
-        name = getattr(optimizer, "program", None)
-        if name is not None:
-            self._replay = Replay(self, create_program(name))
+        programs = [create_program(name) for name in getattr(optimizer, "programs", ())]
+        if programs:
+            self._replay = Replay(self, programs, optimizer, super().training_step)
             self.add_callback(self._replay)
 
     def create_scheduler(
@@ -141,23 +141,24 @@ class OptBenchMixin(_Trainer):
         """Run forward and backward, measure, and let a program that is due run before the step."""
         replay = self._replay
         if replay is not None and replay.due:
-            replay.record(inputs)
+            replay.record(inputs, num_items_in_batch)
         else:
             replay = None
         # Read first: compute_loss may take entries out.
         input_ids = inputs.get("input_ids")
         tokens = trained_positions(self, inputs).sum() if "labels" in inputs else 0
         loss = super().training_step(model, inputs, num_items_in_batch)
+        if replay is not None:
+            replay.record_loss(loss)
         measurements = self.measurements
         measurements.record_micro_batch(input_ids, *self._over_processes(loss, tokens))
-        # A broken model has nothing to teach a program; the loss ends the run as diverged.
-        if (
-            replay is not None
-            and self.accelerator.sync_gradients
-            and math.isfinite(measurements.present_loss)
-        ):
-            replay.run(model, unwrapped(self.optimizer))
-            measurements.extra_passes += 1
+        if replay is not None and self.accelerator.sync_gradients:
+            optimizer = unwrapped(self.optimizer)
+            # A broken model has nothing to teach a program; the loss ends the run as diverged.
+            if math.isfinite(measurements.present_loss):
+                replay.run(model, optimizer)
+                measurements.record_extra_passes(replay.passes)
+            optimizer.gradients_made()
         return loss
 
     def _over_processes(self, loss: Tensor, tokens: Tensor | int) -> tuple[Any, Any]:

@@ -20,7 +20,8 @@ class RunRecord:
     - ``tokens``: positions that the loss was computed at; padding and masked prompts are none.
     - ``tokens_per_s``: over the training steps; compilation, evaluation and saving are left out.
     - ``optimizer_step_ms``: median of the optimizer's own steps, the first left out.
-    - ``extra_passes``: forward and backward passes over a step's batch beyond the first, per step.
+    - ``step_passes``: forward and backward passes of each step, over as much data as its batch; None
+      where each took one. ``extra_passes``: those beyond the first, per step.
     - ``state_bytes_per_param``: per trainable parameter.
     - ``batches_hash``: chained over the token ids trained on, so equal for equal batches in equal
       order; of the first process where there are several.
@@ -44,6 +45,7 @@ class RunRecord:
     first_step_ms: float | None
     compile_s: float
     extra_passes: float
+    step_passes: list[float] | None
     state_bytes: int
     state_bytes_per_param: float
     peak_mem_bytes: int

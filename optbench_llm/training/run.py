@@ -142,6 +142,7 @@ def _record(trainer: OptBenchTrainer, validation: object | None) -> RunRecord:
         first_step_ms=measured.first_step_ms,
         compile_s=measured.compile_s,
         extra_passes=measured.extra_passes / max(1, trainer.state.global_step),
+        step_passes=list(measured.passes) if measured.extra_passes else None,
         state_bytes=measured.state_bytes,
         state_bytes_per_param=measured.state_bytes / parameters,
         peak_mem_bytes=measured.peak_mem_bytes,

@@ -14,6 +14,7 @@ from oracles import (
     low_precision,
     matrices,
     preconditioners,
+    programs,
     published,
     seed_elements,
     variants,
@@ -34,6 +35,7 @@ PROOFS: dict[str, Proof] = {
         beyond,
         low_precision,
         variants,
+        programs,
     )
     for name, proof in family.PROOFS.items()
 }

@@ -119,11 +119,12 @@ def take_step(
     t: int,
     pauses: bool = False,
 ) -> None:
-    """Step t of an optimizer of ours; Sophia is fed its second gradient every k steps."""
-    if optimizer.rule.observe is not None and t % optimizer.param_groups[0]["k"] == 1:
+    """Step t of an optimizer of ours; one that observes is fed its second gradient every k steps."""
+    if optimizer.rule.observe is not None and (t - 1) % optimizer.defaults["k"] == 0:
         set_gradients(params, shapes, t, curvature_gradient, pauses)
         optimizer.observe(scale=SAMPLES)
     set_gradients(params, shapes, t, gradient, pauses)
+    optimizer.gradients_made()
     optimizer.step()
 
 
@@ -169,7 +170,7 @@ def _observes(name: str) -> bool:
 
 
 def _step(name: str, h: dict[str, Any], shape: Shape, index: int, t: int) -> Step:
-    due = _observes(name) and t % h["k"] == 1
+    due = _observes(name) and (t - 1) % h["k"] == 0
     curvature = curvature_gradient(shape.sizes, index, t) if due else None
     return Step(lr_at(h["lr"], t), gradient(shape.sizes, index, t), curvature, SAMPLES)
 

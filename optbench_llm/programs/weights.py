@@ -1,0 +1,49 @@
+"""Weights that a program moves for a while, and puts back bit for bit."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def with_gradients(params: Iterable[Tensor]) -> list[Tensor]:
+    """Those that have a gradient, and an element."""
+    return [p for p in params if p.grad is not None and p.numel()]
+
+
+def stepped(optimizer: Any) -> list[Tensor]:
+    """All parameters that an optimizer will step."""
+    return [p for group in optimizer.param_groups for p in with_gradients(group["params"])]
+
+
+def at_least_fp32(tensor: Tensor) -> torch.dtype:
+    """The dtype to add up in: fp32 for 16 bits."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def norm(tensor: Tensor) -> Tensor:
+    """Euclidean norm, in at least fp32."""
+    return torch.linalg.vector_norm(tensor, dtype=at_least_fp32(tensor))
+
+
+def first_short(optimizer: Any) -> Tensor | None:
+    """A parameter in 16 bits, if an optimizer has one."""
+    params = (p for group in optimizer.param_groups for p in group["params"])
+    return next((p for p in params if p.dtype in (torch.bfloat16, torch.float16)), None)
+
+
+@contextlib.contextmanager
+def moved_away(params: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield copies of the weights, which are what they were afterwards, whatever happens."""
+    with torch.no_grad():
+        kept = [p.detach().clone() for p in params]
+        details = [p.detach() for p in params]
+    try:
+        yield kept
+    finally:
+        with torch.no_grad():
+            torch._foreach_copy_(details, kept)
