@@ -99,6 +99,7 @@ def seq2seq(folder: Path, kind: type[Seq2SeqTrainer]) -> Seq2SeqTrainer:
     )  # fmt: skip
     model = T5ForConditionalGeneration(config)
     encode = base.tokenizer
+    encode.pad_token = encode.eos_token
     rows = [
         {
             "input_ids": encode(r["instruction"])["input_ids"][:32],

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +18,22 @@ from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
 from transformers.trainer_utils import unwrap_peft_model
 
 from optbench_llm.programs.program import Program
+from optbench_llm.programs.randomness import (
+    RandomState,
+    RandomStream,
+    random_state,
+    seed_of,
+    set_random_state,
+)
 from optbench_llm.programs.weights import at_least_fp32
 
 IGNORED_LABEL = -100
+LABELS = {"labels", "shift_labels"}
 #: How far a loss that is computed again may be off, relatively: kernels of a GPU add in any order.
 SAME_LOSS = 1e-3
 #: What TRL's trainers write down of each loss that they compute.
 NOTES_OF_LOSSES = ("_metrics", "_stored_metrics", "_total_train_tokens")
+T = TypeVar("T")
 TrainingStep = Callable[[nn.Module, dict[str, Any], Any], Tensor]
 
 
@@ -33,7 +43,7 @@ class MicroBatch:
 
     inputs: dict[str, Any]
     items: Any
-    random_state: tuple[Tensor, ...]
+    random_state: RandomState
     loss: Tensor | None = None
 
 
@@ -112,7 +122,7 @@ class Replay(TrainerCallback):
 
     def record(self, inputs: Any, items: Any) -> None:
         """Keep a micro-batch; the trainer may take entries out of its own."""
-        self._recorded.append(MicroBatch(dict(inputs), items, self._random_state()))
+        self._recorded.append(MicroBatch(dict(inputs), items, random_state(self._device)))
 
     def record_loss(self, loss: Tensor) -> None:
         """Keep the loss of the micro-batch that was recorded last."""
@@ -124,7 +134,7 @@ class Replay(TrainerCallback):
         Raises RuntimeError if the loss of a micro-batch is another one the second time.
         """
         self._model, self.passes = model, 0.0
-        present = self._random_state()
+        present = random_state(self._device)
         try:
             with self._notes_put_aside():
                 if not self._found_same:
@@ -132,7 +142,7 @@ class Replay(TrainerCallback):
                 for program in self._due():
                     program.before_step(self, optimizer)
         finally:
-            self._set_random_state(present)
+            set_random_state(present, self._device)
             self._model, self._recorded = None, []
 
     def count_pass(self, share: float = 1.0) -> None:
@@ -175,15 +185,15 @@ class Replay(TrainerCallback):
         trainer = self.trainer
         sums = [torch.zeros_like(p, dtype=at_least_fp32(p)) for p in params]
         share = trainer.current_gradient_accumulation_steps
-        count = 0
+        count, own = 0, self.own_random_stream()
         try:
-            with self.own_random_stream(), self._fresh_data(epoch) as data:
-                for batches, items in islice(self._steps_of(data), steps):
+            with contextlib.closing(self._steps_of_epoch(epoch)) as data:
+                for batches, items in islice(data, steps):
                     trainer.current_gradient_accumulation_steps = len(batches)
                     self.clear_gradients()
-                    state = self._random_state()
-                    for recorded in self._in_turn([MicroBatch(b, items, state) for b in batches]):
-                        self._training_step(self._running_model, recorded.inputs, items)
+                    with own:
+                        for inputs in self._in_turn(batches):
+                            self._training_step(self._running_model, inputs, items)
                     for total, p in zip(sums, params, strict=True):
                         if p.grad is not None:
                             total += p.grad
@@ -194,27 +204,28 @@ class Replay(TrainerCallback):
         torch._foreach_div_(sums, count)
         return sums
 
-    def _steps_of(self, data: Any) -> Iterator[tuple[list[Any], Any]]:
-        """The micro-batches of step after step, with their count of items."""
-        trainer = self.trainer
-        iterator, size = iter(data), trainer.args.gradient_accumulation_steps
-        while True:
-            batches, items = trainer.get_batch_samples(iterator, size, trainer.args.device)
-            if not batches:
-                return
-            yield batches, items
+    def _steps_of_epoch(self, epoch: int) -> Generator[tuple[list[Any], Any]]:
+        """The micro-batches of step after step, with their count of items, from a fresh loader.
 
-    @contextlib.contextmanager
-    def _fresh_data(self, epoch: int) -> Iterator[Any]:
-        """Another loader over the training data; accelerate forgets it afterwards."""
-        accelerator = self.trainer.accelerator
+        Accelerate forgets the loader afterwards. All processes draw one order of the data.
+        """
+        trainer, accelerator = self.trainer, self.trainer.accelerator
+        size = trainer.args.gradient_accumulation_steps
         known = len(accelerator._dataloaders)
-        data = self.trainer.get_train_dataloader()
-        if hasattr(data, "set_epoch"):
-            data.set_epoch(epoch)  # pyright: ignore
         iterated = [*accelerator.gradient_state.dataloader_references]
+        stream = self.shared_random_stream()
         try:
-            yield data
+            with stream:
+                data = trainer.get_train_dataloader()
+                if hasattr(data, "set_epoch"):
+                    data.set_epoch(epoch)  # pyright: ignore
+                iterator = iter(data)
+            while True:
+                with stream:
+                    batches, items = trainer.get_batch_samples(iterator, size, trainer.args.device)
+                if not batches:
+                    return
+                yield batches, items
         finally:
             del accelerator._dataloaders[known:]
             accelerator.gradient_state.dataloader_references = iterated
@@ -225,14 +236,14 @@ class Replay(TrainerCallback):
         return self._model
 
     def _train_on(self, recorded: MicroBatch) -> Tensor:
-        self._set_random_state(recorded.random_state)
+        set_random_state(recorded.random_state, self._device)
         return self._training_step(self._running_model, dict(recorded.inputs), recorded.items)
 
-    def _in_turn(self, recorded: Sequence[MicroBatch]) -> Iterator[MicroBatch]:
+    def _in_turn(self, micro_batches: Sequence[T]) -> Iterator[T]:
         """One after the other; processes exchange gradients once, at the last."""
         accelerator = self.trainer.accelerator
-        for index, one in enumerate(recorded):
-            last = index == len(recorded) - 1
+        for index, one in enumerate(micro_batches):
+            last = index == len(micro_batches) - 1
             exchange = contextlib.nullcontext() if last else accelerator.no_sync(self._model)
             with exchange:
                 yield one
@@ -275,12 +286,20 @@ class Replay(TrainerCallback):
     def logits(self, inputs: dict[str, Any]) -> Tensor:
         """Forward pass with gradients; ``(..., vocabulary)``.
 
+        It is the trainer's own, or the model's without labels where the trainer's loss makes no
+        logits (TRL's chunked one).
+
         Raises ValueError for a model whose output has no logits.
         """
         trainer = self.trainer
-        with trainer.compute_loss_context_manager():
+        with trainer.compute_loss_context_manager(), warnings.catch_warnings():
+            # TRL means to drop return_outputs, which transformers' own trainers keep.
+            warnings.filterwarnings("ignore", "`return_outputs", FutureWarning)
             _, outputs = trainer.compute_loss(self._model, dict(inputs), return_outputs=True)  # pyright: ignore
-        logits = outputs.get("logits") if isinstance(outputs, dict) else None
+            logits = _logits_of(outputs)
+            if logits is None or not logits.requires_grad:
+                unlabelled = {k: v for k, v in inputs.items() if k not in LABELS}
+                logits = _logits_of(self._running_model(**unlabelled))
         if logits is None:
             raise ValueError(
                 f"program 'sophia-g' needs the model's logits, and the output of"
@@ -293,7 +312,7 @@ class Replay(TrainerCallback):
 
         Raises ValueError for inputs without labels: their loss is not that of labels.
         """
-        if not {"labels", "shift_labels"} & inputs.keys():
+        if not LABELS & inputs.keys():
             raise ValueError(
                 f"program 'sophia-g' draws labels in the place of the batch's, and the inputs of"
                 f" {type(self.trainer).__name__} have none ({', '.join(inputs)}); use sophia-h,"
@@ -314,21 +333,27 @@ class Replay(TrainerCallback):
         accelerator = self.trainer.accelerator
         accelerator.backward(summed_loss * accelerator.num_processes / count)
 
-    @contextlib.contextmanager
-    def own_random_stream(self) -> Iterator[None]:
-        """Random numbers seeded by (seed, step, process); those of before go on afterwards."""
-        present = self._random_state()
+    def own_random_stream(self) -> RandomStream:
+        """Random numbers of this process and step."""
         index = self.trainer.accelerator.process_index
-        torch.manual_seed(_mixed((self.trainer.args.seed, self.step, index)))
-        try:
-            yield
-        finally:
-            self._set_random_state(present)
+        return RandomStream(seed_of(self.trainer.args.seed, self.step, index), self._device)
+
+    def shared_random_stream(self) -> RandomStream:
+        """Random numbers of this step that are the same in all processes."""
+        return RandomStream(self._shared_seed, self._device)
 
     @property
     def shared_generator(self) -> torch.Generator:
         """A stream of the CPU that is the same in all processes, seeded by (seed, step)."""
-        return torch.Generator().manual_seed(_mixed((self.trainer.args.seed, self.step)))
+        return torch.Generator().manual_seed(self._shared_seed)
+
+    @property
+    def _shared_seed(self) -> int:
+        return seed_of(self.trainer.args.seed, self.step)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.trainer.accelerator.device
 
     @contextlib.contextmanager
     def without_autocast(self) -> Iterator[None]:
@@ -338,16 +363,6 @@ class Replay(TrainerCallback):
         with _replaced(model, "forward", original):
             yield
 
-    def _random_state(self) -> tuple[Tensor, ...]:
-        device = self.trainer.accelerator.device
-        state = torch.get_rng_state()
-        return (state, torch.cuda.get_rng_state(device)) if device.type == "cuda" else (state,)
-
-    def _set_random_state(self, state: tuple[Tensor, ...]) -> None:
-        torch.set_rng_state(state[0])
-        if len(state) > 1:
-            torch.cuda.set_rng_state(state[1], self.trainer.accelerator.device)
-
     @contextlib.contextmanager
     def _notes_put_aside(self) -> Iterator[None]:
         present = vars(self.trainer)
@@ -356,6 +371,10 @@ class Replay(TrainerCallback):
             yield
         finally:
             present.update(kept)
+
+
+def _logits_of(outputs: Any) -> Tensor | None:
+    return outputs.get("logits") if isinstance(outputs, dict) else None
 
 
 def trained_positions(trainer: Trainer, inputs: Mapping[str, Any]) -> Tensor:
@@ -395,11 +414,3 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     finally:
         delattr(owner, name)
         own.update(kept)
-
-
-def _mixed(key: tuple[int, ...]) -> int:
-    """One 63-bit seed from several numbers, the same on every machine."""
-    seed = 0
-    for number in key:
-        seed = (seed * 6364136223846793005 + number + 1442695040888963407) % 2**63
-    return seed
