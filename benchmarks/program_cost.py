@@ -92,7 +92,10 @@ class Bench:
             trainer.add_callback(times)
             trainer.train()
         passes = trainer.measurements.passes
-        return {"step_s": statistics.fmean(times.seconds[1:]), "passes": statistics.fmean(passes[1:])}
+        return {
+            "step_s": statistics.fmean(times.seconds[1:]),
+            "passes": statistics.fmean(passes[1:]),
+        }
 
     def recording_s(self) -> float:
         """Seconds that recording one micro-batch takes."""
@@ -129,7 +132,9 @@ def measure(model: str, batch: int, block: int, rounds: int) -> dict[str, Any]:
         for name, one in found.items():
             ratios.setdefault(name, []).append(one["step_s"] / plain[-1])
             passes[name] = one["passes"]
-        print(f"{model}, round {number + 1} of {rounds}: {PLAIN} {plain[-1] * 1e3:.0f} ms", flush=True)
+        print(
+            f"{model}, round {number + 1} of {rounds}: {PLAIN} {plain[-1] * 1e3:.0f} ms", flush=True
+        )
     rows = [
         {
             "optimizer": name,
@@ -155,7 +160,10 @@ def measure(model: str, batch: int, block: int, rounds: int) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """The figures in Markdown, each beside its bound."""
-    lines = ["| model | optimizer | passes/step | x a plain step | bound | |", "|---|---|--:|--:|--:|---|"]
+    lines = [
+        "| model | optimizer | passes/step | x a plain step | bound | |",
+        "|---|---|--:|--:|--:|---|",
+    ]
     for one in result["models"]:
         for row in one["rows"]:
             bound, cost = row["bound"], row["times_plain"]

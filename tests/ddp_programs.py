@@ -1,6 +1,6 @@
 """Trains GPT-2 with programs for some steps and saves the weights; run by torchrun or alone.
 
-    python ddp_programs.py FOLDER SPEC...
+python ddp_programs.py FOLDER SPEC...
 """
 
 from __future__ import annotations

@@ -61,6 +61,7 @@ def test_pauses_count_steps_per_parameter(name):
         if optimizer.rule.observe:
             optimizer.observe()
         missing = [p.grad is None for p in params]
+        optimizer.gradients_made()
         optimizer.step()
         for index, (p, old) in enumerate(zip(params, before, strict=True)):
             stays = torch.equal(p, old)
@@ -91,6 +92,7 @@ def test_bf16_parameters_follow_fp32_ones(name):
         for one in (optimizer, other):
             if one.rule.observe:
                 one.observe()
+            one.gradients_made()
             one.step()
         for p, q in zip(params, others, strict=True):
             assert p.dtype is torch.bfloat16

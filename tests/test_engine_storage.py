@@ -64,6 +64,7 @@ def long_run(spec: str, steps: int = 150) -> torch.Tensor:
         p.grad = 0.01 * sizes * (noise + 0.3)
         if optimizer.rule.observe:
             optimizer.observe(scale=100.0)
+        optimizer.gradients_made()
         optimizer.step()
     return p.detach() - start
 

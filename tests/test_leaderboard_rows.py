@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -129,7 +130,8 @@ def test_a_narrow_terminal_loses_the_least_telling_columns_and_says_so():
     assert " lr " in narrow
     assert "0.001" in narrow
     assert "B/param" not in narrow.split("hidden")[0]
-    assert "Columns hidden, see leaderboard.md: steps" in " ".join(narrow.split())
+    hidden = " ".join(narrow.split()).partition("Columns hidden, see leaderboard.md: ")[2]
+    assert {"steps", "loss at equal time"} <= set(hidden.split(", "))
     assert "hidden" not in printed(200)
 
 
@@ -155,3 +157,43 @@ def test_published_figures_are_compared_with_the_same_model_and_data_alone(name,
     notes = notes_of(Board(load_recipe(name), environment, rank_rows(found, "train_loss")))
     assert words in notes
     assert others not in notes
+
+
+def test_losses_at_equal_cost():
+    """Each loss counts for the passes, or the seconds, of its step; a plain row's are its own."""
+    losses = [4.0, 3.0, 2.0, 1.0]
+    failed = {"status": "oom", "reason": "out of memory"}
+    plain = {**done(2.5), "train_wall_s": 9.0, "compile_s": 1.0}
+    sam = {**done(2.5), "train_wall_s": 16.0, "compile_s": 0.0, "step_passes": [2.0] * 4}
+    svrg = {
+        **done(2.5),
+        "train_wall_s": 24.0,
+        "compile_s": 0.0,
+        "step_passes": [9.0, 2.0, 2.0, 2.0],
+    }
+    found = results("adam", "sam+adam", "svrg+adam", "sgd", records=[plain, sam, svrg, failed])
+    rows = {
+        row["optimizer"]: row
+        for row in rank_rows([replace(r, losses=losses) for r in found], "train_loss")
+    }
+    costs = {
+        name: (row["passes_per_step"], row["loss_at_equal_passes"], row["loss_at_equal_time"])
+        for name, row in rows.items()
+    }
+    assert costs["adam"] == (1.0, 2.5, 2.5)
+    assert costs["sam+adam"] == (2.0, 3.5, 3.5)
+    # 8 s of 24 are 5 of 15 passes: all within the first step.
+    assert costs["svrg+adam"] == (3.75, 4.0, 4.0)
+    assert costs["sgd"] == (None, None, None)
+
+
+@pytest.mark.parametrize("passes", [None, [2.0, 2.0]])
+def test_columns_of_passes_stand_where_steps_take_several(passes):
+    """A table of plain optimizers has no column that repeats another."""
+    record = {**done(1.0), "train_wall_s": 1.0, "compile_s": 0.0, "step_passes": passes}
+    (found,) = results("adam", records=[record])
+    rows = rank_rows([replace(found, losses=[1.0, 1.0])], "train_loss")
+    environment = {"versions": {}, "processor": "Some CPU", "cores": 2}
+    text = Board(TINY, environment, rows).to_markdown()
+    assert ("loss at equal passes" in text) == ("over as many forward" in text) == bool(passes)
+    assert "loss at equal time" in text

@@ -62,8 +62,13 @@ def stepped(model, spec, engine="eager"):
     optimizer = ob.create_optimizer(model, spec, engine=engine)
     if hasattr(optimizer, "train"):
         optimizer.train()
-    if getattr(optimizer, "program", None):
-        optimizer.observe()
+    rule = getattr(optimizer, "rule", None)
+    if rule is not None:
+        if rule.observe:
+            optimizer.observe()
+        optimizer.gradients_made()
+        for p in model.parameters() if rule.kept_by_program else ():
+            optimizer.state[p].update({name: torch.zeros_like(p) for name in rule.kept_by_program})
     optimizer.step()
     with torch.no_grad():
         for p, weight in zip(model.parameters(), weights, strict=True):

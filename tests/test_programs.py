@@ -251,3 +251,45 @@ def test_fp16_is_refused(tmp_path):
     run.accelerator.scaler = torch.amp.GradScaler("cpu")
     with pytest.raises(ValueError, match="bf16"):
         run.create_optimizer()
+
+
+def test_deepspeed_is_refused(tmp_path):
+    """It steps inside backward, before a program could run."""
+    for spec in ("sam+adamw", "sophia", "svrg+sgd"):
+        run = trainer(tmp_path, optim=spec)
+        run.is_deepspeed_enabled = True
+        with pytest.raises(ValueError, match=r"does not run under DeepSpeed; use DDP"):
+            run.create_optimizer()
+
+
+class Forgetful(nn.Module):
+    """A loss that grows from pass to pass: it cannot be computed again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = tiny_gpt2()
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, input_ids, labels, attention_mask):
+        outputs = self.inner(input_ids=input_ids, labels=labels, attention_mask=attention_mask)
+        self.passes += 1
+        return {"loss": outputs.loss + 0.1 * self.passes, "logits": outputs.logits}
+
+
+@pytest.mark.parametrize("spec", ["sam+adamw", "sophia-h", "svrg+sgd"])
+def test_a_loss_that_cannot_be_computed_again_is_refused(tmp_path, spec):
+    """Before anything has moved, with both values."""
+    run = trainer(tmp_path, Forgetful(), optim=spec)
+    before = {name: value.clone() for name, value in run.model.named_parameters()}
+    with pytest.raises(RuntimeError, match=r"was \d.* first and \d.* then.*such as adamw"):
+        run.train()
+    for name, value in run.model.named_parameters():
+        assert torch.equal(value, before[name])
+
+
+def test_a_program_may_use_the_groups_of_the_moment(tmp_path):
+    """Schedulers and sweeps write to param_groups: the program reads them."""
+    run = trainer(tmp_path, optim="sophia", optim_args={"k": 2}, max_steps=5)
+    run.create_optimizer().param_groups[0]["k"] = 4
+    run.train()
+    assert run.measurements.passes == [2.0, 1.0, 1.0, 1.0, 2.0]

@@ -1,4 +1,4 @@
-"""Hessian-vector products and the estimates from them: exact on a quadratic, in agreement on GPT-2."""
+"""Hessian-vector products, exact on a quadratic and in agreement on GPT-2; estimates from them."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_differences_are_taken_without_autocast(tmp_path):
 def test_what_a_product_cannot_do_is_refused_before_training(tmp_path):
     """With the other kind, or what else to do."""
     short = trainer(tmp_path, tiny_gpt2().to(torch.bfloat16), optim="sophia-h")
-    with pytest.raises(ValueError, match="weights in bfloat16.*hvp='autograd'"):
+    with pytest.raises(ValueError, match=r"weights in bfloat16.*hvp='autograd'"):
         short.create_optimizer()
     fused = tiny_gpt2()
     fused.config._attn_implementation = "flash_attention_2"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from programs_setup import quadratic_trainer
+from programs_setup import Quadratic, quadratic_trainer
 from training_setup import assert_same_weights, tiny_gpt2, trainer, weights
 
 import optbench_llm as ob
@@ -33,6 +33,32 @@ def test_a_step_is_the_base_with_the_gradient_at_the_perturbed_weights(
     assert run.measurements.passes == [2.0] * 3
 
 
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_pytorch_optimizer_takes_the_same_steps(tmp_path, adaptive):
+    """A port of davda54/sam around torch's SGD with momentum, by closures, on the same batches."""
+    from pytorch_optimizer import SAM
+
+    run = quadratic_trainer(
+        tmp_path, optim="sam", optim_args={"rho": 0.2, "adaptive": adaptive}, max_steps=6,
+    )  # fmt: skip
+    theirs = Quadratic()
+    sam = SAM(
+        theirs.parameters(), torch.optim.SGD, rho=0.2, adaptive=adaptive, lr=0.1, momentum=0.9
+    )
+    run.train()
+    for batch in run.batches:
+
+        def loss(batch=batch):
+            value = theirs(batch, None)["loss"]
+            value.backward()
+            return value
+
+        loss()
+        sam.step(loss)
+        sam.zero_grad()
+    torch.testing.assert_close(run.model.point, theirs.point, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "base",
     ["adamw", "lion@int8", "lookahead+sgd", "schedulefree+sgd", "muon", "sophia", "prodigy"],
@@ -52,6 +78,29 @@ def test_without_a_radius_it_is_its_base_bit_for_bit(tmp_path, base):
     plain, sam = runs
     assert plain.measurements.losses == sam.measurements.losses
     assert_same_weights(weights(plain.model), weights(sam.model))
+
+
+@pytest.mark.parametrize("settings", [{"bf16": True}, {"gradient_checkpointing": True}])
+@pytest.mark.parametrize("spec", ["sam+adamw", "svrg+adamw"])
+def test_autocast_and_checkpointing_come_along(tmp_path, spec, settings):
+    """The further passes are under them too: the same batch at the same weights is the same loss.
+
+    So SAM without a radius is its base, and SVRG's two gradients are one where it never moves.
+    """
+    still = {"rho": 0.0} if spec == "sam+adamw" else {"snapshot_batches": 1, "lr": 0.0}
+    runs = []
+    for optim, args in (("adamw", {k: v for k, v in still.items() if k == "lr"}), (spec, still)):
+        run = trainer(
+            tmp_path, tiny_gpt2(dropout=0.1), optim=optim, optim_args=args, max_steps=3, **settings
+        )
+        run.train()
+        runs.append(run)
+    plain, programmed = runs
+    assert plain.measurements.losses == programmed.measurements.losses
+    assert_same_weights(weights(plain.model), weights(programmed.model))
+    if spec == "svrg+adamw":
+        states = [programmed.optimizer.state[p] for p in programmed.model.parameters()]
+        assert all(torch.isfinite(state["svrg_gradient"]).all() for state in states)
 
 
 def test_clipping_acts_on_the_second_gradient(tmp_path):

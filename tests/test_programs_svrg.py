@@ -48,6 +48,7 @@ def test_at_the_snapshot_a_step_of_half_strength_is_halfway_to_the_mean(tmp_path
         point = point - 0.1 * corrected
     torch.testing.assert_close(model.point.detach(), point, rtol=1e-6, atol=1e-6)
     kept = [run.optimizer.state[p]["svrg_snapshot"] for p in model.parameters()]
+    assert run.measurements.state_bytes == 2 * 8 * snapshot.numel()
     assert torch.equal(torch.cat([k.flatten() for k in kept]), snapshot)
 
 
@@ -122,7 +123,9 @@ def test_an_endless_stream_is_refused_unless_a_count_of_batches_is_given(tmp_pat
         )  # fmt: skip
         return OptBenchTrainer(model=tiny_gpt2(), args=args, train_dataset=Stream())
 
-    with pytest.raises(ValueError, match="Stream does not tell.*snapshot_period and snapshot_batc"):
+    with pytest.raises(
+        ValueError, match=r"Stream does not tell.*snapshot_period and snapshot_batc"
+    ):
         make().train()
     run = make(snapshot_period=2, snapshot_batches=3)
     run.train()

@@ -67,6 +67,7 @@ def test_zero_gradients_without_weight_decay_leave_parameters_alone(name):
             p.grad = torch.zeros_like(p)
         if optimizer.rule.observe:
             optimizer.observe()
+        optimizer.gradients_made()
         optimizer.step()
     assert all(torch.equal(p, old) for p, old in zip(params, before, strict=True))
 
@@ -107,6 +108,7 @@ def test_a_gradient_that_is_not_finite_ends_in_the_parameter(name):
                 p.grad[(0,) * p.ndim] = float("nan")
         if optimizer.rule.observe:
             optimizer.observe()
+        optimizer.gradients_made()
         optimizer.step()
     assert all(p.isnan().any() for p in params)
 
@@ -127,6 +129,7 @@ def test_element_scope_commutes_with_splitting_and_permuting(name):
                 p.grad = g[part].clone()
             if optimizer.rule.observe:
                 optimizer.observe()
+            optimizer.gradients_made()
             optimizer.step()
         return torch.cat([p.detach() for p in params])
 
@@ -169,7 +172,9 @@ def test_state_is_what_the_slots_declare(name):
             elements += state[slot.name].numel()
         assert all(isinstance(state[key], (int, float)) for key in ("step", *carried))
     assert all(type(optimizer.param_groups[0][key]) is float for key in rule.carry if not carried)
-    assert optimizer.state_bytes() == optimizer.planned_state_bytes() == 4 * elements
+    assert optimizer.state_bytes() == 4 * elements
+    kept = len(rule.kept_by_program) * sum(p.numel() for p in params)
+    assert optimizer.planned_state_bytes() == 4 * (elements + kept)
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -221,7 +226,7 @@ def test_hyperparameters_changed_in_the_groups_take_effect(name):
         return params[0].detach()
 
     plain = run(None)
-    for key in changes.keys() & CASES[name][0].keys():
+    for key in changes.keys() & CASES[name][0].keys() - set(PROOFS[name].unfelt):
         assert not torch.allclose(run(key), plain, atol=1e-5), key
 
 
@@ -239,6 +244,7 @@ def test_scale_of_the_gradient_does_not_matter(name):
             for p in params:
                 assert p.grad is not None
                 p.grad *= scale
+            optimizer.gradients_made()
             optimizer.step()
         return [p.detach() for p in params]
 
@@ -262,6 +268,7 @@ def test_signs_do_not_matter(name):
                 p.grad *= sign
             if optimizer.rule.observe:
                 optimizer.observe()
+            optimizer.gradients_made()
             optimizer.step()
         return [p.detach() for p in params]
 
@@ -293,6 +300,7 @@ def test_the_loss_descends(name, problem):
             problem(p).backward()
             if optimizer.rule.observe:
                 optimizer.observe()
+            optimizer.gradients_made()
             optimizer.step()
         if hasattr(optimizer, "eval"):
             optimizer.eval()

@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from oracles.comparison import ALL_SHAPES, run_rule
+from oracles.comparison import (
+    ALL_SHAPES,
+    STEPS,
+    constant_lr,
+    distance,
+    make_parameter,
+    run_rule,
+    set_gradients,
+)
+from oracles.inputs import curvature_gradient, gradient, parameter
 from oracles.second_opinion import (
     TORCH_ROWS,
     TRACES,
@@ -59,6 +68,50 @@ def test_transformers_adafactor_agrees(beta1, dtype):
     assert worst(paths, theirs, ALL_SHAPES) < TOLERANCES[dtype]
 
 
+#: Our settings of a rule that is fed estimates of the Hessian, their class and arguments. Their
+#: SophiaH clips m / h at p, ours m / (rho h) at 1.
+FED = {
+    "adahessian": (
+        {
+            "lr": 0.05, "betas": (0.8, 0.9), "eps": 0.1, "weight_decay": 0.1, "hessian_power": 0.6,
+            "spatial_average": False,
+        },
+        "AdaHessian",
+        {
+            "lr": 0.05, "betas": (0.8, 0.9), "eps": 0.1, "weight_decay": 0.1, "hessian_power": 0.6,
+        },
+    ),
+    "sophia-h": (
+        {
+            "lr": 0.05, "betas": (0.8, 0.9), "rho": 0.5, "eps": 1e-3, "weight_decay": 0.1, "k": 1,
+        },
+        "SophiaH",
+        {"lr": 0.1, "betas": (0.8, 0.9), "p": 0.5, "eps": 2e-3, "weight_decay": 0.05},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("name", FED)
+def test_pytorch_optimizer_agrees_given_the_same_estimates(name, dtype):
+    """Both are fed the same products; how they would make them is another matter."""
+    import pytorch_optimizer
+
+    ours, kind, arguments = FED[name]
+    params = [make_parameter(shape, index, dtype) for index, shape in enumerate(ALL_SHAPES)]
+    theirs = getattr(pytorch_optimizer, kind)(params, weight_decouple=True, **arguments)
+    paths = run_rule(name, ours, ALL_SHAPES, dtype, "eager", pauses=False, schedule=constant_lr)
+    for t in range(1, STEPS + 1):
+        set_gradients(params, ALL_SHAPES, t, curvature_gradient, pauses=False)
+        estimates = [p.grad for p in params]
+        set_gradients(params, ALL_SHAPES, t, gradient, pauses=False)
+        theirs.step(hessian=estimates)
+        for index, (path, p) in enumerate(zip(paths, params, strict=True)):
+            start = parameter(ALL_SHAPES[index].sizes, index)
+            found = distance(p.detach().double().numpy(), path[t - 1], start)
+            assert found < TOLERANCES[dtype]
+
+
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize(("trace", "number"), TRACE_RUNS)
 @pytest.mark.usefixtures("newton_schulz_in_fp32")
@@ -72,5 +125,5 @@ def test_every_rule_has_a_second_opinion():
     traced = {load_trace(path)["optimizer"] for path in TRACES}
     by_torch = {row[0] for row in TORCH_ROWS}
     ours = {name for name in ob.list_optimizers() if ob.optimizer_info(name).rule}
-    assert traced | by_torch == ours
+    assert traced | by_torch | FED.keys() == ours
     assert not traced & by_torch

@@ -135,10 +135,10 @@ def trained(folder: Path, make: Any, kind: type[Any], spec: str, **hyperparamete
 @pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("name", TRAINERS)
 def test_it_trains_with_any_optimizer(tmp_path, name, spec):
-    """By attach on an instance and with the mixin in a subclass: one run, and its passes counted."""
+    """By attach on an instance and with the mixin in a subclass: one run, its passes counted."""
     make, stock, mine = TRAINERS[name]
     if (name, spec) == ("DPOTrainer", "sophia"):
-        with pytest.raises(ValueError, match="draws labels.*have none.*use sophia-h"):
+        with pytest.raises(ValueError, match=r"draws labels.*have none.*use sophia-h"):
             trained(tmp_path, make, stock, spec)
         return
     before = weights(make(tmp_path, stock).model)
@@ -179,5 +179,5 @@ def test_a_trainer_that_makes_its_own_batches_is_refused(tmp_path):
         processing_class=base.tokenizer,
     )
     attach(run, "sam+adamw")
-    with pytest.raises(ValueError, match="GRPOTrainer makes its batches itself.*such as adamw"):
+    with pytest.raises(ValueError, match=r"GRPOTrainer makes its batches itself.*such as adamw"):
         run.create_optimizer()

@@ -208,9 +208,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        check_ready(
-            self.spec, self.rule, self.param_groups, self._training, self._gradients_made
-        )
+        check_ready(self.spec, self.rule, self.param_groups, self._training, self._gradients_made)
         self._gradients_made = False
         check_gradients(self.spec, self.param_groups)
         works = self._works(advance=True)

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from optbench_llm.programs.program import Program
 from optbench_llm.programs.products import PRODUCTS, check_product
+from optbench_llm.programs.program import Program, setting
 from optbench_llm.programs.replay import Replay
 from optbench_llm.programs.weights import stepped
 
@@ -24,18 +24,18 @@ class Hutchinson(Program):
 
     def check(self, trainer: Any, optimizer: Any) -> None:
         """Refuse what the chosen kind of product cannot do."""
-        check_product(trainer, optimizer, optimizer.defaults["hvp"])
+        check_product(trainer, optimizer, setting(optimizer, "hvp"))
 
     def due(self, optimizer: Any, step: int) -> bool:
         """Every ``k`` steps, from the first on."""
-        return (step - 1) % optimizer.defaults["k"] == 0
+        return (step - 1) % setting(optimizer, "k") == 0
 
     def before_step(self, replay: Replay, optimizer: Any) -> None:
         """Draw v, multiply it by the Hessian, feed the estimate to the optimizer."""
         params = stepped(optimizer)
         vectors = [self.draw(p, replay.shared_generator) for p in params]
         with replay.gradients_put_aside():
-            products = PRODUCTS[optimizer.defaults["hvp"]](replay, params, vectors)
+            products = PRODUCTS[setting(optimizer, "hvp")](replay, params, vectors)
             for p, product, vector in zip(params, products, vectors, strict=True):
                 p.grad = product.mul_(vector)
             optimizer.observe()

@@ -29,15 +29,12 @@ def by_differences(replay: Replay, params: list[Tensor], vector: list[Tensor]) -
     with replay.without_autocast(), moved_away(params) as kept:
         for distance in (step, -step):
             with torch.no_grad():
-                torch._foreach_copy_(params, kept)
-                torch._foreach_add_(params, vector, alpha=distance)
+                for p, start, direction in zip(params, kept, vector, strict=True):
+                    torch.add(start, direction, alpha=distance, out=p.detach())
             replay.clear_gradients()
             replay.repeat()
             sides.append([torch.zeros_like(p) if p.grad is None else p.grad for p in params])
-    ahead, behind = sides
-    torch._foreach_sub_(ahead, behind)
-    torch._foreach_div_(ahead, 2 * step)
-    return ahead
+    return [(a - b).div_(2 * step) for a, b in zip(*sides, strict=True)]
 
 
 def by_autograd(replay: Replay, params: list[Tensor], vector: list[Tensor]) -> list[Tensor]:

@@ -35,3 +35,9 @@ class Program(ABC):
 
         The weights are afterwards what they were.
         """
+
+
+def setting(optimizer: Any, name: str) -> Any:
+    """A hyperparameter of the whole optimizer: of the first group that has it, else its default."""
+    groups = (group for group in optimizer.param_groups if name in group)
+    return next(groups, optimizer.defaults)[name]

@@ -201,8 +201,7 @@ class Replay(TrainerCallback):
         finally:
             trainer.current_gradient_accumulation_steps = share
         self.count_pass(count)
-        torch._foreach_div_(sums, count)
-        return sums
+        return [total.div_(count) for total in sums]
 
     def _steps_of_epoch(self, epoch: int) -> Generator[tuple[list[Any], Any]]:
         """The micro-batches of step after step, with their count of items, from a fresh loader.

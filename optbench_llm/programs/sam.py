@@ -40,18 +40,19 @@ class SAM(Program):
 
     def before_step(self, replay: Replay, optimizer: Any) -> None:
         """Replace the gradients by those at the perturbed weights."""
-        params, steps = perturbations(optimizer)
+        params, directions, scales = perturbation(optimizer)
         with moved_away(params):
             with torch.no_grad():
-                torch._foreach_add_(params, steps)
-            del steps
+                for p, direction, scale in zip(params, directions, scales, strict=True):
+                    p.addcmul_(direction, scale)
+            del directions
             replay.clear_gradients()
             replay.repeat()
 
 
 @torch.no_grad()
-def perturbations(optimizer: Any) -> tuple[list[Tensor], list[Tensor]]:
-    """The parameters that have a gradient, and what SAM adds to each of them."""
+def perturbation(optimizer: Any) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """The parameters that have a gradient, where SAM moves them, and by how much of that."""
     params: list[Tensor] = []
     directions: list[Tensor] = []
     norms: list[Tensor] = []
@@ -69,4 +70,4 @@ def perturbations(optimizer: Any) -> tuple[list[Tensor], list[Tensor]]:
             radii.append(rho)
     whole = norm(torch.stack([n.to(norms[0].device) for n in norms])) + TINY
     scales = [(radius / whole).to(p) for radius, p in zip(radii, params, strict=True)]
-    return params, torch._foreach_mul(directions, scales)
+    return params, directions, scales

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from optbench_llm.programs.program import Program
+from optbench_llm.programs.program import Program, setting
 from optbench_llm.programs.replay import Replay
 
 
@@ -30,7 +30,7 @@ class SophiaG(Program):
 
     def due(self, optimizer: Any, step: int) -> bool:
         """Every ``k`` steps, from the first on."""
-        return (step - 1) % optimizer.defaults["k"] == 0
+        return (step - 1) % setting(optimizer, "k") == 0
 
     def before_step(self, replay: Replay, optimizer: Any) -> None:
         """Draw labels, backpropagate their mean loss, feed the gradient to the optimizer."""

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from optbench_llm.programs.program import Program
+from optbench_llm.programs.program import Program, setting
 from optbench_llm.programs.replay import Replay
-from optbench_llm.programs.weights import moved_away, stepped
+from optbench_llm.programs.weights import moved_away, put, stepped
 from optbench_llm.rules.svrg import SETTINGS, SNAPSHOT, SNAPSHOT_GRADIENT
 from optbench_llm.rules.wrapped import setting_name
 
@@ -60,8 +60,9 @@ class SVRG(Program):
             at_snapshot = self._gradients_at_snapshot(replay, optimizer, params)
         with torch.no_grad():
             for p, old in zip(params, at_snapshot, strict=True):
-                correction = optimizer.state[p][SNAPSHOT_GRADIENT] - old
-                p.grad = p.grad + (correction * strength).to(p.grad.dtype)
+                assert p.grad is not None
+                correction = (optimizer.state[p][SNAPSHOT_GRADIENT] - old).mul_(strength)
+                p.grad = p.grad + correction.to(p.dtype)
 
     def _take_snapshot(
         self, replay: Replay, optimizer: Any, params: list[Any], number: int, batches: int | None
@@ -76,18 +77,17 @@ class SVRG(Program):
         self, replay: Replay, optimizer: Any, params: list[Any]
     ) -> list[torch.Tensor]:
         with replay.gradients_put_aside(), moved_away(params):
-            with torch.no_grad():
-                torch._foreach_copy_(params, [optimizer.state[p][SNAPSHOT] for p in params])
+            put(params, [optimizer.state[p][SNAPSHOT] for p in params])
             replay.repeat()
             return [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
 
 
 def coefficient(settings: dict[str, Any], number: int, snapshots: int) -> float:
     """The coefficient after the snapshot of this ``number``, from 0, of so many."""
-    start = settings["coefficient"]
-    return start * (1 - number / snapshots) if settings["coefficient_schedule"] == "linear" else start
+    linear = settings["coefficient_schedule"] == "linear"
+    return settings["coefficient"] * (1 - number / snapshots if linear else 1)
 
 
 def _settings(optimizer: Any) -> dict[str, Any]:
-    defaults = optimizer.defaults
-    return {name: defaults[setting_name(defaults, "svrg", name)] for name in SETTINGS}
+    names = {name: setting_name(optimizer.defaults, "svrg", name) for name in SETTINGS}
+    return {name: setting(optimizer, own) for name, own in names.items()}

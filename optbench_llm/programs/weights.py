@@ -36,14 +36,18 @@ def first_short(optimizer: Any) -> Tensor | None:
     return next((p for p in params if p.dtype in (torch.bfloat16, torch.float16)), None)
 
 
+@torch.no_grad()
+def put(params: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Give parameters other values."""
+    for p, value in zip(params, values, strict=True):
+        p.copy_(value)
+
+
 @contextlib.contextmanager
 def moved_away(params: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """Yield copies of the weights, which are what they were afterwards, whatever happens."""
-    with torch.no_grad():
-        kept = [p.detach().clone() for p in params]
-        details = [p.detach() for p in params]
+    kept = [p.detach().clone() for p in params]
     try:
         yield kept
     finally:
-        with torch.no_grad():
-            torch._foreach_copy_(details, kept)
+        put(params, kept)

@@ -55,7 +55,9 @@ RANGES = {"rho": NON_NEGATIVE, "adaptive": FLAG}
 
 
 class SamSGD(sam(SGD)):  # pyright: ignore[reportGeneralTypeIssues, reportUntypedBaseClass]
-    __doc__ = sam(SGD).__doc__
+    """SAM around SGD with the paper's momentum."""
 
-    #: The paper's base.
     defaults = {**sam(SGD).defaults, "momentum": 0.9}
+
+
+SamSGD.__doc__ = sam(SGD).__doc__

@@ -20,8 +20,8 @@ class RunRecord:
     - ``tokens``: positions that the loss was computed at; padding and masked prompts are none.
     - ``tokens_per_s``: over the training steps; compilation, evaluation and saving are left out.
     - ``optimizer_step_ms``: median of the optimizer's own steps, the first left out.
-    - ``step_passes``: forward and backward passes of each step, over as much data as its batch; None
-      where each took one. ``extra_passes``: those beyond the first, per step.
+    - ``step_passes``: forward and backward passes of each step over as much data as its batch, None
+      where each took one; ``extra_passes``: those beyond the first, per step.
     - ``state_bytes_per_param``: per trainable parameter.
     - ``batches_hash``: chained over the token ids trained on, so equal for equal batches in equal
       order; of the first process where there are several.

@@ -119,7 +119,7 @@ def take_step(
     t: int,
     pauses: bool = False,
 ) -> None:
-    """Step t of an optimizer of ours; one that observes is fed its second gradient every k steps."""
+    """Step t of an optimizer of ours; what it observes is fed every k steps."""
     if optimizer.rule.observe is not None and (t - 1) % optimizer.defaults["k"] == 0:
         set_gradients(params, shapes, t, curvature_gradient, pauses)
         optimizer.observe(scale=SAMPLES)

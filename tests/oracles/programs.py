@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from oracles.moments import adamw
 from oracles.momentum import sgd
 from oracles.proof import Proof
-from oracles.moments import adamw
 from oracles.step import Betas, Path, Steps
 
 
@@ -149,7 +149,8 @@ PROOFS: dict[str, Proof] = {
                 "hvp": "autograd",
             }
         ],
-        {"eps": 0.0},
+        "its curvature is not that of the gradients",
+        {"test_signs_do_not_matter": "curvature below 0 is clipped, above it is not"},
         unfelt=("hvp",),
     ),
     "adahessian": Proof(

@@ -44,6 +44,8 @@ TORCH_ROWS: list[tuple[str, dict[str, Any], str, dict[str, Any] | None]] = [
     ("sgd", {**SGD, "nesterov": True}, "SGD", None),
     ("sgd", {"lr": 0.1, "weight_decay": 0.1}, "SGD", None),
     ("rmsprop", {**RMSPROP, "momentum": 0.6, "centered": True}, "RMSprop", None),
+    ("sam", {**SGD, "rho": 0.1}, "SGD", SGD),
+    ("svrg", {**BETAS, "coefficient": 0.5}, "AdamW", BETAS),
     ("rmsprop", RMSPROP, "RMSprop", None),
     ("adam", BETAS, "Adam", None),
     ("adamw", BETAS, "AdamW", None),
