@@ -37,8 +37,10 @@ ROWS: tuple[tuple[str, dict[str, Any], float | None], ...] = (
     ("sam+adamw", {}, 2.1),
     ("sophia", {"k": 10}, 1.15),
     ("sophia-h", {"k": 10}, 1.15),
-    ("sophia-h", {"k": 10, "hvp": "autograd"}, 1.15),
+    ("sophia-h", {"k": 10, "hvp": "finite-difference"}, None),
+    ("sophia-h", {"k": 10, "hvp": "autograd"}, None),
     ("adahessian", {"lr": 1e-4}, 3.2),
+    ("adahessian", {"lr": 1e-4, "hvp": "finite-difference"}, 3.2),
     ("adahessian", {"lr": 1e-4, "hvp": "autograd"}, None),
     ("svrg+adamw", {"snapshot_period": 10, "snapshot_batches": 10}, None),
 )

@@ -17,7 +17,7 @@ GLOBAL_BATCH = 8
 SETTINGS = {
     "sam+adamw": {"rho": 0.1},
     "sophia-h": {"k": 1},
-    "adahessian": {"k": 2, "lr": 0.01},
+    "adahessian": {"k": 2, "lr": 0.01, "hvp": "finite-difference"},
     "svrg+sgd": {"snapshot_period": 2},
 }
 

@@ -162,7 +162,7 @@ class MixedPenalised(ob.OptBenchMixin, Penalised):
         ("hf:adamw_torch", [1.0] * 6),
         ("sophia", [2.0] + [1.0] * 5),
         ("sam+adamw", [2.0] * 6),
-        ("adahessian", [3.0] * 6),
+        ("adahessian", [2.0] * 6),
         ("svrg+adamw", [17.0] + [2.0] * 5),
     ],
 )

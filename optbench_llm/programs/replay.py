@@ -90,6 +90,7 @@ class Replay(TrainerCallback):
         self._training_step = training_step
         self._model: nn.Module | None = None
         self._recorded: list[MicroBatch] = []
+        self._put_aside: dict[int, Tensor | None] = {}
         self._found_same = not any(program.repeats_loss for program in programs)
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
@@ -276,11 +277,23 @@ class Replay(TrainerCallback):
         """Start without gradients; those of before come back bit for bit."""
         kept = [(parameter, parameter.grad) for parameter in self._running_model.parameters()]
         self.clear_gradients()
+        self._put_aside = {id(parameter): grad for parameter, grad in kept}
         try:
             yield
         finally:
+            self._put_aside = {}
             for parameter, grad in kept:
                 parameter.grad = grad
+
+    def gradients_of_step(self, params: Sequence[Tensor]) -> list[Tensor]:
+        """Those that are put aside at present, zeros where there are none."""
+        found = (self._put_aside[id(p)] for p in params)
+        return [torch.zeros_like(p) if g is None else g for p, g in zip(params, found, strict=True)]
+
+    @property
+    def under_autocast(self) -> bool:
+        """Whether forward passes run in another precision than that of the weights."""
+        return self.trainer.accelerator.mixed_precision != "no"
 
     def logits(self, inputs: dict[str, Any]) -> Tensor:
         """Forward pass with gradients; ``(..., vocabulary)``.

@@ -24,8 +24,9 @@ class AdaHessian(Rule):
     after n estimates, with :math:`\kappa` = ``hessian_power``. :math:`D^{(s)}` is D's mean over the
     weights of an output channel, of convolutions over the positions of a kernel, and D itself for
     vectors or without ``spatial_average``; the authors' code takes the mean of :math:`|D|`. The
-    products H z come from the program ``hutchinson``: from gradients on both sides (two more
-    passes), or with ``hvp="autograd"`` by differentiating twice. Without a Trainer, feed D through
+    products H z come from the program ``hutchinson``: from the gradient ahead and the step's own
+    (one more pass), with ``hvp="finite-difference"`` from those ahead and behind (two), or with
+    ``"autograd"`` by differentiating twice. Without a Trainer, feed D through
     ``optimizer.observe()``.
     """
 
@@ -34,14 +35,14 @@ class AdaHessian(Rule):
     slots = (Slot("exp_avg"), Slot("exp_hessian_diag_sq", positive=True))
     carry = {"observed": 0.0}
     defaults = {
-        "lr": 0.15,
+        "lr": 0.01,
         "betas": (0.9, 0.999),
         "eps": 1e-4,
         "weight_decay": 0.0,
         "hessian_power": 1.0,
         "spatial_average": True,
         "k": 1,
-        "hvp": "finite-difference",
+        "hvp": "forward-difference",
     }
     ranges = {"hessian_power": UNIT, "spatial_average": FLAG, "hvp": HVP}
 

@@ -100,7 +100,7 @@ FLAG = OneOf((False, True))
 REAL = Interval(-math.inf, math.inf, True, True)
 COUNT = Interval(1, integer=True)
 #: How products of the Hessian with a vector are made.
-HVP = OneOf(("finite-difference", "autograd"))
+HVP = OneOf(("forward-difference", "finite-difference", "autograd"))
 
 RANGES: Mapping[str, Any] = {
     "lr": NON_NEGATIVE,

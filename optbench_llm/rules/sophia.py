@@ -72,9 +72,10 @@ class SophiaH(Sophia):
             \min\Bigl(\frac{|m_t|}{\max(\rho\,h_t,\,\epsilon)},\,1\Bigr)
 
     Where the curvature is negative or nothing the step is a full one. The products H u come from
-    the program ``hutchinson-normal`` (algorithm 1): from gradients on both sides (two more
-    passes), or with ``hvp="autograd"`` by differentiating twice. The paper takes a part of the
-    batch for them; here it is all of it. Without a Trainer, feed D through ``optimizer.observe()``.
+    the program ``hutchinson-normal`` (algorithm 1): from the gradient ahead and the step's own (one
+    more pass), with ``hvp="finite-difference"`` from those ahead and behind (two), or with
+    ``"autograd"`` by differentiating twice. The paper takes a part of the batch for them; here it
+    is all of it. Without a Trainer, feed D through ``optimizer.observe()``.
     """
 
     programs = ("hutchinson-normal",)
@@ -84,7 +85,7 @@ class SophiaH(Sophia):
         "betas": (0.96, 0.99),
         "rho": 0.01,
         "eps": 1e-12,
-        "hvp": "finite-difference",
+        "hvp": "forward-difference",
     }
     ranges = {**Sophia.ranges, "hvp": HVP}
 

@@ -22,6 +22,8 @@ ROWS = (
         "adahessian", "AdaHessian", "Yao et al., ADAHESSIAN: An Adaptive Second Order Optimizer for"
         " Machine Learning", 2021, ADAPTIVE, "adahessian:AdaHessian",
         url="https://arxiv.org/abs/2006.00719", category_is_ours=True,
+        notes="The authors' lr, 0.15, is for images: it overshoots on language models, whose declared"
+        " one is ours.",
     ),
     OptimizerInfo(
         "svrg", "alpha-SVRG", "Yin et al., A Coefficient Makes SVRG Effective", 2025, ADAPTIVE,
