@@ -22,7 +22,7 @@ ROWS = (
         "adahessian", "AdaHessian", "Yao et al., ADAHESSIAN: An Adaptive Second Order Optimizer for"
         " Machine Learning", 2021, ADAPTIVE, "adahessian:AdaHessian",
         url="https://arxiv.org/abs/2006.00719", category_is_ours=True,
-        notes="The authors' lr, 0.15, is for images: it overshoots on language models, whose declared"
+        notes="The authors' lr, 0.15, is for images and overshoots on language models; the declared"
         " one is ours.",
     ),
     OptimizerInfo(
