@@ -75,6 +75,7 @@ def info_json(text: str) -> dict[str, Any]:
             for name, default in _own_first(defaults).items()
         },
         "slots": [_slot(slot) for slot in info.slots] if rule else None,
+        "kept_by_program": list(rule.kept_by_program) if rule else [],
         "state_bytes_per_param": info.state_bytes_per_param,
         "storages": borne,
         "compatibility": _compatibility(rule),
@@ -203,7 +204,7 @@ def _running(facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _state(facts: dict[str, Any]) -> list[tuple[str, str]]:
     cost = facts["state_bytes_per_param"]
-    if facts["slots"] is not None and not facts["slots"]:
+    if facts["slots"] is not None and not [*facts["slots"], *facts["kept_by_program"]]:
         return [("state", "none")]
     told = "unknown" if cost is None else f"{cost:.3g} bytes per parameter of a large matrix"
     if facts["slots"] is None:
@@ -212,6 +213,7 @@ def _state(facts: dict[str, Any]) -> list[tuple[str, str]]:
         f"{slot['name']} ({_shape(slot['shape'])}{', >= 0' if slot['positive'] else ''})"
         for slot in facts["slots"]
     ]
+    slots += [f"{name} (as the parameter, by its program)" for name in facts["kept_by_program"]]
     return [("state", f"{told}, in fp32"), ("", ", ".join(slots))]
 
 

@@ -9,6 +9,7 @@ from optbench_llm.catalog.counterparts import (
     low_precision,
     matrices,
     preconditioners,
+    programs,
     published,
     seed_elements,
     wide,
@@ -27,4 +28,5 @@ COMPARISONS: Mapping[str, Comparison] = {
     **preconditioners.COMPARISONS,
     **beyond.COMPARISONS,
     **low_precision.COMPARISONS,
+    **programs.COMPARISONS,
 }
