@@ -120,13 +120,18 @@ def _compare_at_equal_cost(rows: Sequence[Row], results: Sequence[TrialResult]) 
 def _mean_loss_within(
     budget: float, losses: Sequence[float], costs: Sequence[float]
 ) -> float | None:
-    """Mean of the losses over the first ``budget`` of cost, each weighted by its share of it."""
+    """Mean of the losses over the first ``budget`` of cost, each weighted by its share of it.
+
+    None where that does not pay for a single step.
+    """
+    if costs[0] > budget:
+        return None
     total = spent = 0.0
     for loss, cost in zip(losses, costs, strict=True):
         share = min(cost, budget - spent)
         total += share * loss
         spent += share
-    return total / spent if spent > 0 else None
+    return total / spent
 
 
 def _published_loss(text: str) -> float | None:

@@ -174,7 +174,7 @@ class Board:
                 "; at equal passes: over as many forward and backward passes as a run has steps"
                 " (SAM takes two a step)"
             )
-        return [f"{told}."]
+        return [f"{told}. Fewer steps are fewer batches: small differences mean little."]
 
     def _published_compares(self) -> str:
         model, data = self.recipe.model, self.recipe.data.source
