@@ -96,11 +96,13 @@ def result_line(result: Mapping[str, Any]) -> str:
     """One line: status, losses, speed and state."""
     if result["status"] != "done":
         return f"{result['optimizer']}: {result['status']}, {result['reason']}"
+    passes = 1 + result["extra_passes"] if result["extra_passes"] else None
     parts = {
         "train loss": (result["train_loss"], ".4f", ""),
         "eval loss": (result["eval_loss"], ".4f", ""),
         "lr": (result["lr"], "g", ""),
         "steps": (result["steps"], "d", ""),
+        "passes": (passes, ".3g", " a step"),
         "speed": (result["tokens_per_s"], ".0f", " tokens/s"),
         "optimizer": (result["optimizer_step_ms"], ".1f", " ms/step"),
         "state": (result["state_bytes_per_param"], ".2f", " bytes/parameter"),
