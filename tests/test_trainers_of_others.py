@@ -151,6 +151,8 @@ def test_it_trains_with_any_optimizer(tmp_path, name, spec):
     assert any(not torch.equal(v, before[n]) for n, v in weights(run.model).items())
     epoch = math.ceil(len(run.get_train_dataloader()) / 2)
     extra = EXTRA_PASSES.get(spec, (epoch + STEPS - 1) / STEPS)
+    if spec in ("sophia-h", "adahessian") and run.accelerator.mixed_precision == "bf16":
+        extra *= 2  # TRL's default, whose gradients are too coarse to take differences of
     assert run.measurements.extra_passes / STEPS == pytest.approx(extra)
 
 
