@@ -43,8 +43,8 @@ class Hutchinson(Program):
     @staticmethod
     def draw(p: Tensor, generator: torch.Generator) -> Tensor:
         """A random vector in the shape of a parameter; drawn on the CPU, so that all draw one."""
-        signs = torch.randint(0, 2, p.shape, generator=generator).mul_(2).sub_(1)
-        return signs.to(p.device, p.dtype)
+        signs = torch.randint(0, 2, p.shape, generator=generator, dtype=torch.int8)
+        return signs.mul_(2).sub_(1).to(p.device, p.dtype)
 
 
 class NormalHutchinson(Hutchinson):

@@ -51,7 +51,7 @@ class SVRG(Program):
         if strength == 0:
             return
         params = stepped(optimizer)
-        if since == 0:
+        if since == 0 or not any(SNAPSHOT in optimizer.state[p] for p in params):
             self._take_snapshot(replay, optimizer, params, number, settings["snapshot_batches"])
             at_snapshot = [p.grad for p in params]
         else:
