@@ -27,8 +27,10 @@ def by_differences(replay: Replay, params: list[Tensor], vector: list[Tensor]) -
     be noise. Gradients are what processes exchange anyway, so that DDP comes along.
     """
     step = _step(CENTRAL_STEP, params, vector)
-    ahead, behind = (_gradients_at(replay, params, vector, at) for at in (step, -step))
-    return [(a - b).div_(2 * step) for a, b in zip(ahead, behind, strict=True)]
+    with moved_away(params) as start:
+        ahead = _gradients_at(replay, params, start, vector, step)
+        behind = _gradients_at(replay, params, start, vector, -step)
+    return [a.sub_(b).div_(2 * step) for a, b in zip(ahead, behind, strict=True)]
 
 
 def by_forward_difference(
@@ -39,25 +41,30 @@ def by_forward_difference(
     Two under autocast, where the gradients of the step are too coarse.
     """
     step = _step(FORWARD_STEP, params, vector)
-    ahead = _gradients_at(replay, params, vector, step)
-    if replay.under_autocast:
-        here = _gradients_at(replay, params, vector, 0.0)
-    else:
-        here = replay.gradients_of_step(params)
-    return [(a - b).div_(step) for a, b in zip(ahead, here, strict=True)]
+    with moved_away(params) as start:
+        ahead = _gradients_at(replay, params, start, vector, step)
+        if replay.under_autocast:
+            here = _gradients_at(replay, params, start, vector, 0.0)
+        else:
+            here = replay.gradients_of_step(params)
+    return [a.sub_(b).div_(step) for a, b in zip(ahead, here, strict=True)]
 
 
 def _gradients_at(
-    replay: Replay, params: list[Tensor], vector: list[Tensor], distance: float
+    replay: Replay,
+    params: list[Tensor],
+    start: list[Tensor],
+    vector: list[Tensor],
+    distance: float,
 ) -> list[Tensor]:
     """The gradients at a distance along the vector, in the precision of the weights."""
-    with replay.without_autocast(), moved_away(params) as kept:
-        with torch.no_grad():
-            for p, start, direction in zip(params, kept, vector, strict=True):
-                torch.add(start, direction, alpha=distance, out=p.detach())
-        replay.clear_gradients()
+    with torch.no_grad():
+        for p, from_here, direction in zip(params, start, vector, strict=True):
+            torch.add(from_here, direction, alpha=distance, out=p.detach())
+    replay.clear_gradients()
+    with replay.without_autocast():
         replay.repeat()
-        return [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+    return [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
 
 
 def _step(relative: float, params: Sequence[Tensor], vector: Sequence[Tensor]) -> float:
