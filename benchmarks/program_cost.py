@@ -6,7 +6,8 @@
 Every round runs each optimizer in a real Trainer for 21 steps (a period of Sophia's and more) from
 the same weights on the same batches; the time of a step is the mean over all but the first. The
 ratio is to AdamW's in the same round, the figure its median over the rounds. Recording is timed by
-itself, as a share of a plain step. Results go to ``benchmarks/results/program_cost.json``.
+itself, as a share of a plain step. Results go to ``benchmarks/results/program_cost.json``, those of
+other models stay there.
 """
 
 from __future__ import annotations
@@ -190,13 +191,16 @@ def main() -> None:
     options = parser.parse_args()
     sizes = {"optbench:tiny-gpt2": (8, 128), "random:gpt2": (2, 128)}
     models = [options.model] if options.model else list(sizes)
-    result = {
-        "command": " ".join(["python", *sys.argv]),
-        "environment": describe_environment(),
-        "models": [measure(m, *sizes.get(m, (2, 128)), options.rounds) for m in models],
-    }
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
-    print(table(result))
+    known = json.loads(RESULT.read_text())["models"] if RESULT.exists() else []
+    for model in models:
+        one = {
+            "command": " ".join(["python", *sys.argv]),
+            "environment": describe_environment(),
+            **measure(model, *sizes.get(model, (2, 128)), options.rounds),
+        }
+        known = [other for other in known if other["model"] != model] + [one]
+        RESULT.write_text(json.dumps({"models": known}, indent=2) + "\n")
+    print(table({"models": known}))
 
 
 if __name__ == "__main__":
