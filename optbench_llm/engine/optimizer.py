@@ -78,32 +78,25 @@ class RuleOptimizer(torch.optim.Optimizer):
         defaults = check_hyperparameters(self.spec, hyperparameters, rule)
         check_storage(storage, self.spec, rule, SimpleNamespace(**defaults, role="", heads=0))
         self._training = True
-        self._gradients_made = False
-        self._reset_caches()
+        self._start_afresh()
         super().__init__(params, defaults)
 
-    def _reset_caches(self) -> None:
+    def _start_afresh(self) -> None:
+        """Begin what a copy does not take along."""
+        self._gradients_made = False
         self._engine: tuple[str, str] | None = None
         self._compiled = CompiledPhases()
         self._bindings = Bindings(self.storage)
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = (
-            "rule",
-            "spec",
-            "storage",
-            "_asked_engine",
-            "expected_steps",
-            "_training",
-            "_gradients_made",
-        )
+        kept = ("rule", "spec", "storage", "_asked_engine", "expected_steps", "_training")
         return {**super().__getstate__(), **{name: getattr(self, name) for name in kept}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         # A copy has no caches yet; load_state_dict comes here too, and keeps what it chose.
         if not hasattr(self, "_compiled"):
-            self._reset_caches()
+            self._start_afresh()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its hyperparameters are checked as the constructor's are.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from optbench_llm.programs.hutchinson import Hutchinson, NormalHutchinson
+from optbench_llm.programs.labels import trained_positions
 from optbench_llm.programs.program import Program
-from optbench_llm.programs.replay import Replay, trained_positions
+from optbench_llm.programs.replay import Replay
 from optbench_llm.programs.sam import SAM
 from optbench_llm.programs.sophia_g import SophiaG
 from optbench_llm.programs.svrg import SVRG

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from optbench_llm.programs.replay import Replay, base_model
+from optbench_llm.programs.labels import base_model
+from optbench_llm.programs.replay import Replay
 from optbench_llm.programs.weights import first_short, moved_away, norm
 
 #: Length of the step of a difference, over that of the weights: where the errors of the formula and

@@ -5,17 +5,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer, TrainerCallback
-from transformers.loss.loss_utils import LOSS_MAPPING, ForCausalLMLoss
-from transformers.trainer_utils import unwrap_peft_model
+from transformers import Trainer, TrainerCallback
 
 from optbench_llm.programs.program import Program
 from optbench_llm.programs.randomness import (
@@ -27,8 +24,6 @@ from optbench_llm.programs.randomness import (
 )
 from optbench_llm.programs.weights import at_least_fp32
 
-IGNORED_LABEL = -100
-LABELS = {"labels", "shift_labels"}
 #: How far a loss that is computed again may be off, relatively: kernels of a GPU add in any order.
 SAME_LOSS = 1e-3
 #: What TRL's trainers write down of each loss that they compute.
@@ -58,8 +53,9 @@ class Replay(TrainerCallback):
     ``passes`` counts forward and backward passes over the batch of a step.
 
     Raises ValueError where programs cannot run: under fp16, whose gradients are scaled, under
-    DeepSpeed, which steps inside ``backward``, with a trainer that makes its batches while it
-    prepares them, and what :meth:`Program.check` refuses.
+    DeepSpeed, which steps inside ``backward``, under FSDP, whose processes hold parts of the
+    weights, with a trainer that makes its batches while it prepares them, and what
+    :meth:`Program.check` refuses.
     """
 
     def __init__(
@@ -75,6 +71,11 @@ class Replay(TrainerCallback):
         if trainer.is_deepspeed_enabled:
             raise ValueError(
                 f"program {names!r} does not run under DeepSpeed; use DDP or one process"
+            )
+        if trainer.is_fsdp_enabled:
+            raise ValueError(
+                f"program {names!r} does not run under FSDP in this version, whose processes hold"
+                " parts of the weights; use DDP or one process"
             )
         if type(trainer)._prepare_inputs is not Trainer._prepare_inputs:
             raise ValueError(
@@ -150,6 +151,11 @@ class Replay(TrainerCallback):
         """Count a pass, or a part of one, over the batch of a step."""
         self.passes += share
 
+    @property
+    def recorded_inputs(self) -> list[dict[str, Any]]:
+        """The inputs of all micro-batches, as the trainer got them."""
+        return [recorded.inputs for recorded in self._recorded]
+
     def micro_batches(self) -> Iterator[dict[str, Any]]:
         """Yield the inputs one micro-batch after the other; counts as a pass."""
         for recorded in self._in_turn(self._recorded):
@@ -194,7 +200,7 @@ class Replay(TrainerCallback):
                     self.clear_gradients()
                     with own:
                         for inputs in self._in_turn(batches):
-                            self._training_step(self._running_model, inputs, items)
+                            self._training_step(self.model, inputs, items)
                     for total, p in zip(sums, params, strict=True):
                         if p.grad is not None:
                             total += p.grad
@@ -231,13 +237,14 @@ class Replay(TrainerCallback):
             accelerator.gradient_state.dataloader_references = iterated
 
     @property
-    def _running_model(self) -> nn.Module:
+    def model(self) -> nn.Module:
+        """The model as the trainer runs it; while :meth:`run` lasts."""
         assert self._model is not None
         return self._model
 
     def _train_on(self, recorded: MicroBatch) -> Tensor:
         set_random_state(recorded.random_state, self._device)
-        return self._training_step(self._running_model, dict(recorded.inputs), recorded.items)
+        return self._training_step(self.model, dict(recorded.inputs), recorded.items)
 
     def _in_turn(self, micro_batches: Sequence[T]) -> Iterator[T]:
         """One after the other; processes exchange gradients once, at the last."""
@@ -269,13 +276,13 @@ class Replay(TrainerCallback):
 
     def clear_gradients(self) -> None:
         """Leave no parameter of the model a gradient."""
-        for parameter in self._running_model.parameters():
+        for parameter in self.model.parameters():
             parameter.grad = None
 
     @contextlib.contextmanager
     def gradients_put_aside(self) -> Iterator[None]:
         """Start without gradients; those of before come back bit for bit."""
-        kept = [(parameter, parameter.grad) for parameter in self._running_model.parameters()]
+        kept = [(parameter, parameter.grad) for parameter in self.model.parameters()]
         self.clear_gradients()
         self._put_aside = {id(parameter): grad for parameter, grad in kept}
         try:
@@ -294,56 +301,6 @@ class Replay(TrainerCallback):
     def under_autocast(self) -> bool:
         """Whether forward passes run in another precision than that of the weights."""
         return self.trainer.accelerator.mixed_precision != "no"
-
-    def logits(self, inputs: dict[str, Any]) -> Tensor:
-        """Forward pass with gradients; ``(..., vocabulary)``.
-
-        It is the trainer's own, or the model's without labels where the trainer's loss makes no
-        logits (TRL's chunked one).
-
-        Raises ValueError for a model whose output has no logits.
-        """
-        trainer = self.trainer
-        with trainer.compute_loss_context_manager(), warnings.catch_warnings():
-            # TRL means to drop return_outputs, which transformers' own trainers keep.
-            warnings.filterwarnings("ignore", "`return_outputs", FutureWarning)
-            _, outputs = trainer.compute_loss(self._model, dict(inputs), return_outputs=True)  # pyright: ignore
-            logits = _logits_of(outputs)
-            if logits is None or not logits.requires_grad:
-                unlabelled = {k: v for k, v in inputs.items() if k not in LABELS}
-                logits = _logits_of(self._running_model(**unlabelled))
-        if logits is None:
-            raise ValueError(
-                f"program 'sophia-g' needs the model's logits, and the output of"
-                f" {type(self._model).__name__} has none"
-            )
-        return logits
-
-    def trained(self, inputs: dict[str, Any]) -> Tensor:
-        """Mask of the positions of the logits that the loss is computed at.
-
-        Raises ValueError for inputs without labels: their loss is not that of labels.
-        """
-        if not LABELS & inputs.keys():
-            raise ValueError(
-                f"program 'sophia-g' draws labels in the place of the batch's, and the inputs of"
-                f" {type(self.trainer).__name__} have none ({', '.join(inputs)}); use sophia-h,"
-                " whose curvature is that of any loss"
-            )
-        return trained_positions(self.trainer, inputs)
-
-    def count_trained(self) -> int:
-        """Trained tokens of this step, over all micro-batches and processes."""
-        accelerator = self.trainer.accelerator
-        count = sum(self.trained(recorded.inputs).sum() for recorded in self._recorded)
-        assert isinstance(count, Tensor)
-        return int(accelerator.reduce(count.to(accelerator.device), "sum"))  # pyright: ignore
-
-    def backward(self, summed_loss: Tensor, count: int) -> None:
-        """Backpropagate a loss summed over this process's tokens as its share of the mean."""
-        # DDP averages gradients over processes; the mean runs over the tokens of all of them.
-        accelerator = self.trainer.accelerator
-        accelerator.backward(summed_loss * accelerator.num_processes / count)
 
     def own_random_stream(self) -> RandomStream:
         """Random numbers of this process and step."""
@@ -383,36 +340,6 @@ class Replay(TrainerCallback):
             yield
         finally:
             present.update(kept)
-
-
-def _logits_of(outputs: Any) -> Tensor | None:
-    return outputs.get("logits") if isinstance(outputs, dict) else None
-
-
-def trained_positions(trainer: Trainer, inputs: Mapping[str, Any]) -> Tensor:
-    """Mask over the logits' positions: those whose label, shifted as the loss does, counts."""
-    if "shift_labels" in inputs:
-        return inputs["shift_labels"] != IGNORED_LABEL
-    mask = inputs["labels"] != IGNORED_LABEL
-    if not _shifts_labels(base_model(trainer)):
-        return mask
-    return nn.functional.pad(mask[..., 1:], (0, 1), value=False)
-
-
-def base_model(trainer: Trainer) -> Any:
-    """The model inside what accelerate, DDP and peft put around it."""
-    unwrapped = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)  # pyright: ignore
-    return unwrap_peft_model(unwrapped)
-
-
-def _shifts_labels(model: Any) -> bool:
-    """Whether the model's loss compares the logits at a position with the label after it."""
-    if not isinstance(model, PreTrainedModel) or model.loss_function is not ForCausalLMLoss:
-        return False
-    # A class that transformers knows no loss for gets this one, used or not; GPT-2 is among them.
-    named = "_loss_function" in vars(model) or model.loss_type in LOSS_MAPPING
-    # Encoder-decoder models shift the decoder's input instead.
-    return (named or model.can_generate()) and not model.config.is_encoder_decoder
 
 
 @contextlib.contextmanager

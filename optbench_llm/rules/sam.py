@@ -8,7 +8,11 @@ from functools import cache
 from optbench_llm.rules.hyperparameters import FLAG, NON_NEGATIVE
 from optbench_llm.rules.rule import Rule
 from optbench_llm.rules.sgd import SGD
-from optbench_llm.rules.wrapped import WrappedRule, wrapper_settings
+from optbench_llm.rules.wrapped import (
+    WrappedRule,
+    check_gradients_are_the_batchs,
+    wrapper_settings,
+)
 
 
 @cache
@@ -17,11 +21,7 @@ def sam(base: type[Rule]) -> type[Rule]:
 
     Raises ValueError for a base whose gradients another program makes.
     """
-    if base.replaces_gradients:
-        raise ValueError(
-            f"SAM cannot wrap {base.__name__}, whose gradients are not the batch's already; keep"
-            " one of the two"
-        )
+    check_gradients_are_the_batchs("SAM", base)
 
     class Sam(base, metaclass=WrappedRule):
         r"""A base that steps with the gradient at the perturbed weights.

@@ -8,7 +8,11 @@ from functools import cache
 from optbench_llm.rules.adam import AdamW
 from optbench_llm.rules.hyperparameters import COUNT, NON_NEGATIVE, OneOf, Optional
 from optbench_llm.rules.rule import Rule
-from optbench_llm.rules.wrapped import WrappedRule, wrapper_settings
+from optbench_llm.rules.wrapped import (
+    WrappedRule,
+    check_gradients_are_the_batchs,
+    wrapper_settings,
+)
 
 #: What the program keeps of each parameter: the weights of the snapshot, the mean gradient there.
 SNAPSHOT, SNAPSHOT_GRADIENT = "svrg_snapshot", "svrg_gradient"
@@ -32,11 +36,7 @@ def svrg(base: type[Rule]) -> type[Rule]:
 
     Raises ValueError for a base whose gradients another program makes.
     """
-    if base.replaces_gradients:
-        raise ValueError(
-            f"alpha-SVRG cannot wrap {base.__name__}, whose gradients are not the batch's already;"
-            " keep one of the two"
-        )
+    check_gradients_are_the_batchs("alpha-SVRG", base)
 
     class Svrg(base, metaclass=WrappedRule):
         r"""A base that steps with a gradient of less variance.

@@ -42,3 +42,12 @@ def setting_name(settings: Mapping[str, Any], wrapper: str, name: str) -> str:
 def wrapper_settings(base: type[Rule], wrapper: str, own: Mapping[str, Any]) -> dict[str, Any]:
     """A wrapper's hyperparameters, renamed as :func:`setting_name` finds them."""
     return {f"{wrapper}_{k}" if k in base.defaults else k: value for k, value in own.items()}
+
+
+def check_gradients_are_the_batchs(wrapper: str, base: type[Rule]) -> None:
+    """Raise ValueError for a base whose gradients a program makes already."""
+    if base.replaces_gradients:
+        raise ValueError(
+            f"{wrapper} cannot wrap {base.__name__}, whose gradients are not the batch's already;"
+            " keep one of the two"
+        )

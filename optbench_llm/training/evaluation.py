@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import Trainer
 
-from optbench_llm.programs.replay import IGNORED_LABEL, trained_positions
+from optbench_llm.programs.labels import IGNORED_LABEL, trained_positions
 
 
 @torch.no_grad()
