@@ -262,6 +262,15 @@ def test_deepspeed_is_refused(tmp_path):
             run.create_optimizer()
 
 
+@pytest.mark.parametrize("spec", ["sam+adamw", "sophia", "adahessian"])
+def test_fsdp_is_refused(tmp_path, spec):
+    """A program would move the part of the weights that this process holds."""
+    run = trainer(tmp_path, optim=spec)
+    run.is_fsdp_enabled = True
+    with pytest.raises(ValueError, match=r"does not run under FSDP.*use DDP or one process"):
+        run.create_optimizer()
+
+
 class Forgetful(nn.Module):
     """A loss that grows from pass to pass: it cannot be computed again."""
 

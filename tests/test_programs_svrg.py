@@ -7,7 +7,7 @@ import torch
 from programs_setup import POINTS, Targets, quadratic_trainer
 from training_setup import Sentences, assert_same_weights, tiny_gpt2, trainer, weights
 
-from optbench_llm.programs.svrg import coefficient
+from optbench_llm.programs.svrg import SVRG, coefficient
 from optbench_llm.training import OptBenchArguments, OptBenchTrainer
 
 
@@ -94,6 +94,29 @@ def test_the_data_and_dropout_of_the_run_are_left_alone(tmp_path):
         runs.append(run)
     assert runs[0].measurements.losses == runs[1].measurements.losses
     assert runs[0].measurements.batches_hash == runs[1].measurements.batches_hash
+
+
+@pytest.mark.parametrize("settings", [{"bf16": True}, {"gradient_checkpointing": True}])
+def test_autocast_and_checkpointing_come_along(tmp_path, monkeypatch, settings):
+    """The pass at the snapshot is under them too: where nothing moves, both gradients are one."""
+    compared = []
+    at_snapshot = SVRG._gradients_at_snapshot
+
+    def watch(self, replay, optimizer, params):
+        of_step = [p.grad.clone() for p in params]
+        found = at_snapshot(self, replay, optimizer, params)
+        compared.extend(zip(of_step, found, strict=True))
+        return found
+
+    monkeypatch.setattr(SVRG, "_gradients_at_snapshot", watch)
+    args = {"snapshot_batches": 1, "snapshot_period": 3}
+    run = trainer(
+        tmp_path, tiny_gpt2(dropout=0.1), optim="svrg+adamw", optim_args=args, max_steps=3,
+        learning_rate=0.0, **settings,
+    )  # fmt: skip
+    run.train()
+    assert len(compared) == 2 * len(list(run.model.parameters()))
+    assert all(torch.equal(a, b) and a.any() for a, b in compared)
 
 
 def test_the_coefficient_falls_from_snapshot_to_snapshot():
