@@ -124,7 +124,7 @@ def test_second_moments_shrink_again(storage):
             p.grad = torch.full_like(p, 1.0 if t < 20 else 0.1)
             optimizer.step()
         (slot,) = [slot for slot in AdamW.slots if slot.name == "exp_avg_sq"]
-        kept = storage_for(slot, spec.partition("@")[2] or "fp32", p, torch.float32)
+        kept = storage_for(slot, spec.partition("@")[2] or "fp32", p.numel(), torch.float32)
         parts = [optimizer.state[p][slot.name + suffix] for suffix in kept.suffixes]
         moments[spec] = kept.decode(parts, p.detach())
     assert moments["adamw"].max() < 0.02
@@ -165,7 +165,7 @@ def test_embeddings_may_stay_out_of_8_bits():
     """As bitsandbytes in the Trainer does; bf16 they bear."""
     p = torch.empty(SMALLEST_INT8)
     for storage, bits in (("int8", 32), ("bf16", 16)):
-        kept = storage_for(Slot("exp_avg"), storage, p, torch.float32, embedding=True)
+        kept = storage_for(Slot("exp_avg"), storage, p.numel(), torch.float32, embedding=True)
         assert 8 * kept.encode(p)[0].element_size() == bits
 
 

@@ -23,6 +23,7 @@ class _Place:
     p: Tensor
     address: int
     units: Sequence[Unit]
+    elements: int
     bounds: dict[int, BoundUnit] = field(default_factory=dict)
 
 
@@ -38,13 +39,23 @@ class Bindings:
         self._phases: dict[Any, Phases] = {}
 
     def units(
-        self, place: tuple[int, int], p: Tensor, rule: type[Rule], group: dict[str, Any]
+        self,
+        place: tuple[int, int],
+        p: Tensor,
+        rule: type[Rule],
+        group: dict[str, Any],
+        elements: int,
     ) -> Sequence[Unit]:
-        """The units of the parameter at a place."""
+        """The units of what is held of the parameter at a place; storages go by ``elements``."""
         known = self._places.get(place)
         if known is None or known.p is not p or known.address != p.data_ptr():
-            known = self._places[place] = _Place(p, p.data_ptr(), units_of(rule, p, group))
+            units = units_of(rule, p, group)
+            known = self._places[place] = _Place(p, p.data_ptr(), units, elements)
         return known.units
+
+    def forget(self, place: tuple[int, int]) -> None:
+        """Hold the memory of what stood at a place no longer."""
+        self._places.pop(place, None)
 
     def bind(
         self,
@@ -64,16 +75,21 @@ class Bindings:
         view = unit.view(known.p.detach()) if bound is None else bound.p
         slots = slots_of(rule, view, h)
         if bound is None or bound.slots != slots or not bound.holds(state):
-            phases = self.phases(rule, view, slots, h)
+            elements = view.numel() if len(known.units) > 1 else known.elements
+            phases = self.phases(rule, view, slots, h, elements)
             make_missing_slots(state, view, g, slots, phases, h, unit.suffix)
             bound = known.bounds[number] = BoundUnit(rule, unit, view, slots, phases, state)
         return bound
 
-    def phases(self, rule: type[Rule], view: Tensor, slots: tuple[Slot, ...], h: Any) -> Phases:
-        """The phases of a rule for a unit with these slots."""
+    def phases(
+        self, rule: type[Rule], view: Tensor, slots: tuple[Slot, ...], h: Any, elements: int
+    ) -> Phases:
+        """The phases of a rule for a unit with these slots; storages go by ``elements``."""
         dtype = arithmetic_dtype(view)
         embedding = getattr(h, "embeds", False)
-        storages = tuple(storage_for(slot, self.storage, view, dtype, embedding) for slot in slots)
+        storages = tuple(
+            storage_for(slot, self.storage, elements, dtype, embedding) for slot in slots
+        )
         names = tuple(slot.name for slot in slots)
         key = (rule, names, storages, rounding_of(view, h))
         if key not in self._phases:

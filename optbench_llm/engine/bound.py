@@ -179,6 +179,7 @@ class Work:
     """One unit in one step: its gradient, settings, the step's scalars and stages.
 
     ``scalars`` are the numbers by name, ``vector`` the same for compiled code, None for eager.
+    ``place`` is that of its parameter in the groups.
     """
 
     bound: BoundUnit
@@ -187,6 +188,7 @@ class Work:
     scalars: Any
     vector: Tensor | None
     stages: tuple[str, ...]
+    place: tuple[int, int]
 
     @property
     def before(self) -> tuple[str, ...]:

@@ -55,6 +55,12 @@ def check_gradients(optimizer: str, groups: Sequence[dict[str, Any]]) -> None:
                     f" {tuple(p.shape)} is {kind}"
                     + ("; use nn.Embedding(sparse=False)" if g.is_sparse else "")
                 )
+            if isinstance(p, DTensor) and g is not None and g.placements != p.placements:
+                raise RuntimeError(
+                    f"optimizer {optimizer!r}: the gradient of a parameter of shape"
+                    f" {tuple(p.shape)} lies over processes as {g.placements}, expected"
+                    f" {p.placements} as the parameter does"
+                )
 
 
 def check_ready(
@@ -80,13 +86,4 @@ def check_ready(
             f"optimizer {optimizer!r} does not step with the gradients of the batch alone, and no"
             f" program ({', '.join(rule.programs)}) has made others: train with OptBenchTrainer or"
             " attach(trainer, ...), or make them yourself and call optimizer.gradients_made()"
-        )
-
-
-def refuse_sharded(optimizer: str, p: Tensor) -> None:
-    """Raise RuntimeError for a parameter of which this process holds a shard."""
-    if isinstance(p, DTensor):
-        raise RuntimeError(
-            f"optimizer {optimizer!r} does not step sharded parameters (FSDP2) in this version;"
-            " use DDP, or a provider's optimizer such as torch:AdamW"
         )

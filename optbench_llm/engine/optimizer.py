@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,18 +18,31 @@ from optbench_llm.engine.checks import (
     check_gradients,
     check_layout,
     check_ready,
-    refuse_sharded,
 )
 from optbench_llm.engine.compiled import CompiledPhases
 from optbench_llm.engine.compiler import ENGINES, choose_engine
 from optbench_llm.engine.finite import check_finite
-from optbench_llm.engine.noise import NOISE, noise_key
 from optbench_llm.engine.phases import arithmetic_dtype
 from optbench_llm.engine.pieces import run_in_pieces
-from optbench_llm.engine.scalars import named, settings_of, settings_of_unit
+from optbench_llm.engine.scalars import settings_of, settings_of_unit
+from optbench_llm.engine.sharding import (
+    Owned,
+    Owners,
+    Place,
+    Sharding,
+    Spread,
+    gathered,
+    local,
+    reduced,
+    scattered,
+    sharding_of,
+    steps_in_parts,
+    turns,
+)
 from optbench_llm.engine.state import bytes_of, slots_of, stored_slots
 from optbench_llm.engine.storage import check_storage
 from optbench_llm.engine.units import units_of
+from optbench_llm.engine.works import Held, WorkMaker
 from optbench_llm.rules.hyperparameters import check_hyperparameters
 from optbench_llm.rules.rule import COMPANION, LAYOUT_KEYS, Rule, Scope
 
@@ -87,6 +101,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         self._engine: tuple[str, str] | None = None
         self._compiled = CompiledPhases()
         self._bindings = Bindings(self.storage)
+        self._owners = Owners()
+        self._divisions: dict[Place, tuple[Tensor, Sharding | None, bool]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         kept = ("rule", "spec", "storage", "_asked_engine", "expected_steps", "_training")
@@ -185,7 +201,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                 for unit in units_of(rule, p, group) if p.numel() else ():
                     view, own = unit.view(p.detach()), settings_of_unit(h, unit)
                     slots = slots_of(rule, view, own)
-                    phases = self._bindings.phases(rule, view, slots, own)
+                    phases = self._bindings.phases(rule, view, slots, own, view.numel())
                     for slot, storage in zip(slots, phases.storages, strict=True):
                         shape = slot.shape_for(tuple(view.shape))
                         if (storage, shape) not in known:
@@ -204,18 +220,35 @@ class RuleOptimizer(torch.optim.Optimizer):
         check_ready(self.spec, self.rule, self.param_groups, self._training, self._gradients_made)
         self._gradients_made = False
         check_gradients(self.spec, self.param_groups)
-        works = self._works(advance=True)
+        here, spread, owned = self._divided(_has_gradient)
+        self._take(self._works(here), spread)
+        for held in self._in_turns(owned):
+            self._take(self._works(held))
+        self._count_step()
+        return loss
+
+    def _count_step(self) -> None:
+        for group in self.param_groups:
+            if self.rule_for(group).scope is Scope.MODEL:
+                group["step"] += 1
+            for p in group["params"]:
+                if p.grad is not None and p.numel():
+                    # Of a sharded parameter also where another process steps it.
+                    state = self.state[p]
+                    state["step"] = state.get("step", 0) + 1
+
+    def _take(self, works: list[Work], spread: Sequence[Spread] = ()) -> None:
+        """Step these units; ``spread`` are the parameters whose sums lie over processes."""
         staged = [work for work in works if work.stages != ("update",)]
         for work in staged:
             for stage in work.before:
                 self._run(stage, (work,))
-        sums = self._sums(works)
+        sums = self._sums(works, spread)
         updating = [i for i, work in enumerate(works) if work.updates]
         self._run("update", [works[i] for i in updating], [sums[i] for i in updating])
         for work in staged:
             for stage in work.after:
                 self._run(stage, (work,))
-        return loss
 
     def gradients_made(self) -> None:
         """Say that the present gradients are those that the rule's programs make."""
@@ -231,7 +264,10 @@ class RuleOptimizer(torch.optim.Optimizer):
         if self.rule.observe is None:
             raise RuntimeError(f"optimizer {self.spec!r} takes in no second gradient")
         check_gradients(self.spec, self.param_groups)
-        self._run("observe", self._works(advance=False, scale=scale))
+        here, _, owned = self._divided(_has_gradient)
+        self._run("observe", self._works(here, advance=False, scale=scale))
+        for held in self._in_turns(owned):
+            self._run("observe", self._works(held, advance=False, scale=scale))
         for group in self.param_groups:
             group["observations"] = group.get("observations", 0) + 1
 
@@ -240,28 +276,44 @@ class RuleOptimizer(torch.optim.Optimizer):
         if self._training:
             return
         self._training = True
-        for p, state, _ in self._known_states():
-            if TRAIN_POINT in state:
-                p.detach().copy_(state.pop(TRAIN_POINT))
+        for group in self.param_groups:
+            for p in group["params"]:
+                if TRAIN_POINT in self.state.get(p, ()):
+                    local(p.detach()).copy_(self.state[p].pop(TRAIN_POINT))
 
     @torch.no_grad()
     def eval(self) -> None:
         """Move the parameters to where the rule's model is evaluated and saved, if elsewhere."""
         if not self._training:
             return
-        for p, state, group in self._known_states():
-            rule = self.rule_for(group)
-            if rule.evaluation_point is None:
-                continue
-            self._training = False
-            state[TRAIN_POINT] = p.detach().clone()
-            for unit in units_of(rule, p, group):
-                view, h = unit.view(p.detach()), settings_of_unit(settings_of(group), unit)
-                slots = slots_of(rule, view, h)
-                phases = self._bindings.phases(rule, view, slots, h)
-                exact = view.to(arithmetic_dtype(p))
-                loaded = phases.load(exact, stored_slots(state, slots, phases, unit.suffix))
-                view.copy_(rule.evaluation_point(exact, loaded, h))
+        here, spread, owned = self._divided(self._has_evaluation_point)
+        self._training = not (here or spread or owned)
+        for p in (*(self._param(held.place) for held in here), *(entry.p for entry in owned)):
+            self.state[p][TRAIN_POINT] = local(p.detach()).clone()
+        for held in chain([here], self._in_turns(owned, gradients=False)):
+            for entry in held:
+                self._evaluate(entry)
+
+    def _has_evaluation_point(self, rule: type[Rule], p: Tensor) -> bool:
+        return rule.evaluation_point is not None and bool(self.state.get(p))
+
+    def _evaluate(self, held: Held) -> None:
+        """Move what this process holds of a parameter to where it is evaluated."""
+        group = self.param_groups[held.place[0]]
+        rule = self.rule_for(group)
+        assert rule.evaluation_point is not None
+        units = units_of(rule, held.p, group)
+        for unit in units:
+            view, h = unit.view(held.p.detach()), settings_of_unit(settings_of(group), unit)
+            slots = slots_of(rule, view, h)
+            elements = view.numel() if len(units) > 1 else held.elements
+            phases = self._bindings.phases(rule, view, slots, h, elements)
+            exact = view.to(arithmetic_dtype(held.p))
+            loaded = phases.load(exact, stored_slots(held.state, slots, phases, unit.suffix))
+            view.copy_(rule.evaluation_point(exact, loaded, h))
+
+    def _param(self, place: Place) -> Tensor:
+        return self.param_groups[place[0]]["params"][place[1]]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore a state bit for bit; torch's own method casts state to the parameter's dtype.
@@ -284,102 +336,111 @@ class RuleOptimizer(torch.optim.Optimizer):
         self._bindings = Bindings(self.storage)
         self._training = not any(TRAIN_POINT in state for state in self.state.values())
 
-    def _known_states(self) -> Iterator[tuple[Tensor, dict[str, Any], dict[str, Any]]]:
-        for group in self.param_groups:
-            for p in group["params"]:
-                if self.state.get(p):
-                    yield p, self.state[p], group
+    def _works(
+        self, held: Iterable[Held], *, advance: bool = True, scale: float = 1.0
+    ) -> list[Work]:
+        maker = WorkMaker(
+            self.param_groups, self.rule_for, self._bindings,
+            compiled=self.engine == "compiled", advance=advance, scale=scale,
+        )  # fmt: skip
+        return maker.works(held)
 
-    def _works(self, *, advance: bool, scale: float = 1.0) -> list[Work]:
-        """Every unit with a gradient; ``advance`` counts this as its next step."""
-        works: list[Work] = []
+    def _divided(
+        self, takes_part: Callable[[type[Rule], Tensor], Any]
+    ) -> tuple[list[Held], list[Spread], list[Owned]]:
+        """Who steps which of the parameters that take part.
+
+        First what this process steps as it lies, then all of which each process steps a part, and
+        all that one process steps whole; the same ones on every process.
+        """
+        here: list[Held] = []
+        spread: list[Spread] = []
+        whole: list[tuple[Place, Tensor, Sharding]] = []
         for index, group in enumerate(self.param_groups):
-            rule, h = self.rule_for(group), settings_of(group)
-            settings: dict[Any, Any] = {}
-            computed: dict[Any, tuple[Any, Tensor | None, tuple[str, ...]]] = {}
-            shared = rule.scope is Scope.MODEL
-            if shared and advance:
-                group["step"] += 1
+            rule = self.rule_for(group)
             for position, p in enumerate(group["params"]):
-                if p.grad is None or p.numel() == 0:
+                if p.numel() == 0 or not takes_part(rule, p):
                     continue
-                place, state = (index, position), self.state[p]
-                if "step" not in state:
-                    self._begin(state, p, rule)
-                t = group["step"] + (not advance) if shared else state["step"] + 1
-                keeper = group if shared else state
-                carry = {name: keeper[name] for name in rule.carry}
-                own_t = state["step"] + 1
-                state["step"] += advance
-                for number, unit in enumerate(self._bindings.units(place, p, rule, group)):
-                    kind = (unit.role, unit.heads)
-                    if kind not in settings:
-                        settings[kind] = settings_of_unit(h, unit)
-                    own = settings[kind]
-                    g = unit.view(p.grad.contiguous() if unit.flattened else p.grad)
-                    bound = self._bindings.bind(place, number, state, rule, own, g)
-                    noise = None
-                    if bound.phases.stochastic:
-                        noise = noise_key(own_t, *place, number)
-                    key = (t, p.device, kind, noise, *carry.values())
-                    known = computed.get(key)
-                    if known is None:
-                        fixed = {"scale": scale}
-                        if noise is not None:
-                            fixed[NOISE] = noise
-                        numbers = self._numbers_of_step(rule, own, t, carry, fixed, p.device)
-                        stages = rule.stages(own, t) if advance else ("observe",)
-                        known = computed[key] = (*numbers, stages)
-                    scalars, vector, stages = known
-                    if advance and carry:
-                        now = scalars._asdict()
-                        keeper.update({name: now[name] for name in carry if name in now})
-                    elif "observed" in carry:
-                        keeper["observed"] = carry["observed"] + 1
-                    works.append(Work(bound, g, own, scalars, vector, stages))
-        return works
+                place = (index, position)
+                sharding, in_parts = self._division(place, p, rule, group)
+                if sharding is None:
+                    here.append(Held(place, local(p), _gradient(p), self.state[p], p.numel()))
+                elif in_parts:
+                    spread.append(Spread(place, p, sharding, rule))
+                    if sharding.sizes[sharding.rank]:
+                        elements = p.numel() if sharding.blockwise else 0
+                        part = (sharding.rank,) if sharding.rank else ()
+                        own = local(p), _gradient(p), self.state[p]
+                        here.append(Held(place, *own, elements, part))
+                else:
+                    whole.append((place, p, sharding))
+        return here, spread, self._owners.assign(whole)
 
-    def _numbers_of_step(
-        self,
-        rule: type[Rule],
-        h: Any,
-        t: int,
-        carry: dict[str, float],
-        fixed: dict[str, float],
-        device: torch.device,
-    ) -> tuple[Any, Tensor | None]:
-        """The scalars by name and, for compiled code, as a vector: it is compiled once for any."""
-        numbers = rule.scalars(h, t, carry)
-        assert not numbers.keys() & fixed.keys(), (rule, fixed)
-        scalars = named(rule, {**numbers, **fixed})
-        if self.engine != "compiled":
-            return scalars, None
-        return scalars, torch.tensor(scalars, dtype=torch.float32, device=device)
+    def _division(
+        self, place: Place, p: Tensor, rule: type[Rule], group: dict[str, Any]
+    ) -> tuple[Sharding | None, bool]:
+        """How a parameter is sharded, and whether each process steps its part."""
+        known = self._divisions.get(place)
+        if known is None or known[0] is not p:
+            sharding, in_parts = sharding_of(self.spec, p), False
+            if sharding is not None:
+                units = units_of(rule, p, group)
+                h = settings_of_unit(settings_of(group), units[0])
+                in_parts = steps_in_parts(rule, units, p, slots_of(rule, p, h))
+                if not in_parts and rule.scope is Scope.MODEL:
+                    raise RuntimeError(
+                        f"optimizer {self.spec!r} measures the whole model by whole matrices, and"
+                        " no process has those of sharded parameters (FSDP2); use DDP"
+                    )
+            known = self._divisions[place] = (p, sharding, in_parts)
+        return known[1], known[2]
 
-    def _begin(self, state: dict[str, Any], p: Tensor, rule: type[Rule]) -> None:
-        refuse_sharded(self.spec, p)
-        state["step"] = 0
-        if rule.scope is not Scope.MODEL:
-            state.update(rule.carry)
+    def _in_turns(self, owned: Sequence[Owned], *, gradients: bool = True) -> Iterator[list[Held]]:
+        """Whole parameters that this process is to step, turn by turn; then all get their parts."""
+        for turn in turns(owned):
+            like = local(turn[0].p)
+            own = [entry for entry in turn if entry.here]
+            wholes = gathered(turn, [local(entry.p) for entry in turn])
+            of_loss: Sequence[Tensor | None] = [None] * len(own)
+            if gradients:
+                of_loss = gathered(
+                    turn, [local(entry.p.grad) for entry in turn if entry.p.grad is not None]
+                )
+            yield [
+                Held(entry.place, p, g, self.state[entry.p], p.numel())
+                for entry, p, g in zip(own, wholes, of_loss, strict=True)
+            ]
+            for entry in own:
+                self._bindings.forget(entry.place)
+            for entry, part in zip(turn, scattered(turn, wholes, like), strict=True):
+                local(entry.p).copy_(part)
 
-    def _sums(self, works: list[Work]) -> list[Tensor | None]:
+    def _sums(self, works: list[Work], spread: Sequence[Spread]) -> list[Tensor | None]:
         """What each work's update is to know of the sums over its tensor or over the model."""
-        sums: list[Tensor | None] = [None] * len(works)
         measured = [i for i, work in enumerate(works) if work.bound.rule.measures and work.updates]
-        for i, found in zip(
-            measured, self._run("measure", [works[i] for i in measured]), strict=True
-        ):
-            sums[i] = found
-        over_model = [i for i, work in enumerate(works) if work.bound.rule.scope is Scope.MODEL]
-        if over_model:
-            parts = [sums[i] for i in over_model]
-            device = works[over_model[0]].bound.p.device
-            total = torch.stack([s.to(device).double() for s in parts if s is not None]).sum(0)
-            known = self._conclusions(works[over_model[0]], total)
-            for i in over_model:
-                p = works[i].bound.p
-                sums[i] = known.to(p.device, arithmetic_dtype(p))
-        return sums
+        parts = self._run("measure", [works[i] for i in measured])
+        found = dict(zip(measured, parts, strict=True))
+        total: Tensor | None = None
+        spread = [entry for entry in spread if entry.rule.measures]
+        places = {entry.place for entry in spread}
+        if spread:
+            device = local(spread[0].p).device
+            own = {works[i].place: found[i] for i in measured if works[i].place in places}
+            sums, total = reduced(spread, own, device)
+            for i in measured:
+                if works[i].place in sums:
+                    found[i] = sums[works[i].place].to(found[i].dtype)
+        of_model = [i for i in measured if works[i].bound.rule.scope is Scope.MODEL]
+        if not of_model:
+            return [found.get(i) for i in range(len(works))]
+        device = works[of_model[0]].bound.p.device
+        whole = [found[i] for i in of_model if works[i].place not in places]
+        parts = [s.to(device).double() for s in (*whole, *([] if total is None else [total]))]
+        known = self._conclusions(works[of_model[0]], torch.stack(parts).sum(0))
+        for i in of_model:
+            p = works[i].bound.p
+            found[i] = known.to(p.device, arithmetic_dtype(p))
+        return [found.get(i) for i in range(len(works))]
 
     def _conclusions(self, work: Work, total: Tensor) -> Tensor:
         """What a rule makes of its sums over the model; the carried numbers go to the groups."""
@@ -400,6 +461,14 @@ class RuleOptimizer(torch.optim.Optimizer):
         if self.engine == "compiled":
             return self._compiled.run(phase, works, sums)
         return [run_in_pieces(phase, work, s) for work, s in zip(works, sums, strict=True)]
+
+
+def _has_gradient(rule: type[Rule], p: Tensor) -> bool:
+    return p.grad is not None
+
+
+def _gradient(p: Tensor) -> Tensor | None:
+    return None if p.grad is None else local(p.grad)
 
 
 def _is_tensor(value: Any) -> bool:

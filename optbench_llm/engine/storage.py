@@ -157,11 +157,11 @@ def check_storage(storage: str, optimizer: str, rule: type[Rule], h: Any) -> Non
 
 
 def storage_for(
-    slot: Slot, storage: str, p: Tensor, dtype: torch.dtype, embedding: bool = False
+    slot: Slot, storage: str, elements: int, dtype: torch.dtype, embedding: bool = False
 ) -> Storage:
     """The storage of one slot of one parameter: low-bit only where the slot bears rounding.
 
-    Small parameters and an ``embedding`` keep out of 8 bits.
+    Parameters of few ``elements`` and an ``embedding`` keep out of 8 bits.
     """
     if slot.storage == "bf16":
         return Plain(torch.bfloat16)
@@ -169,7 +169,7 @@ def storage_for(
         return Plain(dtype)
     if storage == "bf16":
         return Plain(torch.bfloat16, stochastic=True)
-    if embedding or p.numel() < SMALLEST_INT8:
+    if embedding or elements < SMALLEST_INT8:
         return Plain(dtype)
     return Blockwise(slot.positive)
 
