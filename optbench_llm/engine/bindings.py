@@ -24,6 +24,7 @@ class _Place:
     address: int
     units: Sequence[Unit]
     elements: int
+    origin: int
     bounds: dict[int, BoundUnit] = field(default_factory=dict)
 
 
@@ -45,12 +46,16 @@ class Bindings:
         rule: type[Rule],
         group: dict[str, Any],
         elements: int,
+        origin: int,
     ) -> Sequence[Unit]:
-        """The units of what is held of the parameter at a place; storages go by ``elements``."""
+        """The units of what is held of the parameter at a place, from its element ``origin`` on.
+
+        Storages go by ``elements``.
+        """
         known = self._places.get(place)
         if known is None or known.p is not p or known.address != p.data_ptr():
             units = units_of(rule, p, group)
-            known = self._places[place] = _Place(p, p.data_ptr(), units, elements)
+            known = self._places[place] = _Place(p, p.data_ptr(), units, elements, origin)
         return known.units
 
     def forget(self, place: tuple[int, int]) -> None:
@@ -78,7 +83,9 @@ class Bindings:
             elements = view.numel() if len(known.units) > 1 else known.elements
             phases = self.phases(rule, view, slots, h, elements)
             make_missing_slots(state, view, g, slots, phases, h, unit.suffix)
-            bound = known.bounds[number] = BoundUnit(rule, unit, view, slots, phases, state)
+            bound = known.bounds[number] = BoundUnit(
+                rule, unit, view, slots, phases, state, known.origin
+            )
         return bound
 
     def phases(

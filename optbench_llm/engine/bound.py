@@ -46,6 +46,9 @@ class BoundUnit:
     for any length gets ``head`` elements of it in rows of this many (1 for a plain vector). What is
     left, less than a block of a blockwise storage, is stepped eagerly: inductor reads beyond the
     end of a padded block. ``elements`` is the class of its length, see :class:`Layout`.
+
+    ``origin`` is the position of its first element where it is a part of a unit; random bits are
+    those of the position.
     """
 
     def __init__(
@@ -56,8 +59,10 @@ class BoundUnit:
         slots: tuple[Slot, ...],
         phases: Phases,
         state: dict[str, Any],
+        origin: int = 0,
     ) -> None:
         self.rule, self.unit, self.slots, self.phases = rule, unit, slots, phases
+        self.origin = origin
         self.p = view
         self.device_type = view.device.type
         self.stored: Stored = stored_slots(state, slots, phases, unit.suffix)
@@ -93,25 +98,31 @@ class BoundUnit:
         """What each call gets, where one call would hold temporaries as large as the parameter.
 
         None for a unit that compiled code gets at once: code for small ones has no such
-        temporaries, nor has that for flat ones, unless it rounds to 8 bits at random.
+        temporaries, nor has that for flat ones, unless it rounds to 8 bits at random. One for what
+        is rounded at random and begins within its unit.
         """
         if self.width is None:
             return self._cuts_of_rows()
         divisible = all(slot.shape == "full" for slot in self.slots)
         count = self.head // CUT_ELEMENTS
-        if not self._blockwise() or not self.phases.stochastic or not divisible or count < 2:
-            return []
         p, parts = self.inputs
+        if not self._blockwise() or not self.phases.stochastic or not divisible or count < 2:
+            within = self.origin and self.phases.stochastic
+            return [Cut(slice(None), p, [*parts], self._starts(0))] if within else []
         ends = [len(p) * i // count for i in range(count + 1)]
         return [
             Cut(
                 slice(start, end),
                 p[start:end],
                 [part[start:end] for part in parts],
-                (torch.tensor([wrapped(start * self.width)], dtype=torch.int32, device=p.device),),
+                self._starts(start * self.width),
             )
             for start, end in pairwise(ends)
         ]
+
+    def _starts(self, element: int) -> tuple[Tensor, ...]:
+        position = wrapped(self.origin + element)
+        return (torch.tensor([position], dtype=torch.int32, device=self.p.device),)
 
     def _cuts_of_rows(self) -> list[Cut]:
         large = self.p.numel() >= CUT_FROM_ELEMENTS and not self.phases.stochastic

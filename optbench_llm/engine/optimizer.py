@@ -369,9 +369,8 @@ class RuleOptimizer(torch.optim.Optimizer):
                     spread.append(Spread(place, p, sharding, rule))
                     if sharding.sizes[sharding.rank]:
                         elements = p.numel() if sharding.blockwise else 0
-                        part = (sharding.rank,) if sharding.rank else ()
                         own = local(p), _gradient(p), self.state[p]
-                        here.append(Held(place, *own, elements, part))
+                        here.append(Held(place, *own, elements, sharding.origin))
                 else:
                     whole.append((place, p, sharding))
         return here, spread, self._owners.assign(whole)

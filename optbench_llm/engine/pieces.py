@@ -25,11 +25,11 @@ def run_in_pieces(phase: str, work: Work, sums: Tensor | None, start: int = 0) -
 
     A flat unit may ``start`` at one of its elements.
     """
-    function = work.bound.phases.stage(phase)
+    function, origin = work.bound.phases.stage(phase), work.bound.origin
     rest = (sums,) if phase == "update" else ()
     total = None
     for p, g, stored in pieces(work.bound, work.g, start):
-        result = function(p, g, stored, work.scalars, *rest, start)
+        result = function(p, g, stored, work.scalars, *rest, origin + start)
         start += p.numel()
         if result is not None:
             total = result if total is None else total + result

@@ -63,6 +63,16 @@ class Sharding:
         starts_with = self.shape.numel() // self.shape[self.dim] * self.sizes[0]
         return self.dim == 0 and starts_with % BLOCK == 0
 
+    @property
+    def origin(self) -> int:
+        """Position of the first element of this process's part, one of its own for each part.
+
+        Along the first dimension that in the whole, so that the same random bits fall on it.
+        """
+        if self.dim:
+            return self.rank * self.shape.numel()
+        return sum(self.count_of(rank) for rank in range(self.rank))
+
     def part(self, whole: Tensor) -> Tensor:
         """This process's part of a tensor of the parameter's shape; a view."""
         return whole.narrow(self.dim, sum(self.sizes[: self.rank]), self.sizes[self.rank])

@@ -18,8 +18,8 @@ from optbench_llm.rules.rule import Rule, Scope
 class Held(NamedTuple):
     """A parameter that this process steps, or its part of one, with its gradient if it has one.
 
-    ``part`` tells parts of one parameter apart, () for all of it. ``elements`` is the size by which
-    storages are chosen, that of the whole parameter, 0 for what can have no blocks.
+    ``elements`` is the size by which storages are chosen, that of the whole parameter, 0 for what
+    can have no blocks. ``origin`` is the position of a part's first element in the parameter.
     """
 
     place: tuple[int, int]
@@ -27,7 +27,7 @@ class Held(NamedTuple):
     g: Tensor | None
     state: dict[str, Any]
     elements: int
-    part: tuple[int, ...] = ()
+    origin: int = 0
 
 
 class WorkMaker:
@@ -70,7 +70,7 @@ class WorkMaker:
         carry = {name: keeper[name] for name in rule.carry}
         assert held.g is not None
         works = []
-        units = self._bindings.units(held.place, held.p, rule, group, held.elements)
+        units = self._bindings.units(held.place, held.p, rule, group, held.elements, held.origin)
         for number, unit in enumerate(units):
             kind = (index, unit.role, unit.heads)
             if kind not in self._of_units:
@@ -80,7 +80,7 @@ class WorkMaker:
             bound = self._bindings.bind(held.place, number, state, rule, h, g)
             noise = None
             if bound.phases.stochastic:
-                noise = noise_key(own_t, *held.place, number, *held.part)
+                noise = noise_key(own_t, *held.place, number)
             key = (t, held.p.device, kind, noise, *carry.values())
             known = self._computed.get(key)
             if known is None:
