@@ -1,6 +1,8 @@
 """Steps every row of the catalog on given gradients and saves the weights; by torchrun or alone.
 
 python sharded_steps.py FOLDER ENGINE SPEC...
+
+FOLDER holds SPEC-alone.pt: the first half of the steps on one process.
 """
 
 from __future__ import annotations
@@ -15,22 +17,32 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import optbench_llm as ob
 
 STEPS = 20
+#: Specs that run on a model whose parts end within blocks of 8 bits.
+UNALIGNED = ("lion@int8", "muon@int8")
+WIDTH, UNALIGNED_WIDTH = 32, 42
 
 
-def model_of_odd_sizes() -> GPT2LMHeadModel:
+def model_of_odd_sizes(width: int) -> GPT2LMHeadModel:
     """GPT-2 with 101 words, which two processes hold 51 and 50 of, and one position, 1 and 0.
 
-    Its feed-forward weights are large enough for 8 bits and halved between two blocks.
+    Its feed-forward weights are large enough for 8 bits; two processes halve them between two
+    blocks where the width is 32, within one where it is 42.
     """
     torch.manual_seed(0)
     config = GPT2Config(
-        n_layer=1, n_embd=32, n_head=2, n_positions=1, vocab_size=101, bos_token_id=0, eos_token_id=0
+        n_layer=1,
+        n_embd=width,
+        n_head=2,
+        n_positions=1,
+        vocab_size=101,
+        bos_token_id=0,
+        eos_token_id=0,
     )
     return GPT2LMHeadModel(config)
 
@@ -72,20 +84,93 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.clone()
 
 
-def train(spec: str, engine: str, *, sharded: bool) -> dict[str, Any]:
-    """The weights in training and, where they differ, in evaluation; what the state takes here."""
-    model = model_of_odd_sizes()
-    if sharded:
+def start(
+    spec: str, engine: str, weights: dict[str, Tensor] | None = None, width: int | None = None
+) -> tuple[Any, Any]:
+    """A model, sharded where there are several processes, and its optimizer."""
+    if width is None:
+        width = UNALIGNED_WIDTH if spec in UNALIGNED else WIDTH
+    model = model_of_odd_sizes(width)
+    if weights is not None:
+        model.load_state_dict(weights)
+    if dist.is_initialized():
         fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
-    optimizer = ob.create_optimizer(model, spec, engine=engine)
-    take_steps(model, optimizer, range(STEPS))
-    trained = {name: whole(p) for name, p in model.named_parameters()}
+    return model, ob.create_optimizer(model, spec, engine=engine)
+
+
+def all_weights(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters by name; every process must ask."""
+    params = ((name, p.detach()) for name, p in model.named_parameters())
+    return {n: p.full_tensor() if isinstance(p, DTensor) else p.clone() for n, p in params}
+
+
+def first_half(spec: str, engine: str) -> dict[str, Any]:
+    """A checkpoint after half of the steps, as a Trainer makes it: in evaluation mode."""
+    model, optimizer = start(spec, engine)
+    take_steps(model, optimizer, range(STEPS // 2))
     optimizer.eval()
-    evaluated = {name: whole(p) for name, p in model.named_parameters()}
+    weights = all_weights(model) | {"lm_head.weight": all_weights(model)["transformer.wte.weight"]}
+    return {"weights": weights, "optimizer": optimizer.whole_state_dict()}
+
+
+def second_half(spec: str, engine: str, checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights at the end of a run that goes on from a checkpoint."""
+    model, optimizer = start(spec, engine, checkpoint["weights"])
+    optimizer.load_state_dict(checkpoint["optimizer"])
     optimizer.train()
-    back = {name: whole(p) for name, p in model.named_parameters()}
+    take_steps(model, optimizer, range(STEPS // 2, STEPS))
+    return all_weights(model)
+
+
+def train(spec: str, engine: str, width: int | None = None) -> dict[str, Any]:
+    """The weights in training and in evaluation, and what the state takes here."""
+    model, optimizer = start(spec, engine, width=width)
+    take_steps(model, optimizer, range(STEPS))
+    trained = all_weights(model)
+    optimizer.eval()
+    evaluated = all_weights(model)
+    optimizer.train()
+    back = all_weights(model)
     assert all(torch.equal(trained[name], back[name]) for name in trained), spec
     return {"trained": trained, "evaluated": evaluated, "state_bytes": optimizer.state_bytes()}
+
+
+def outcome(folder: Path, spec: str, engine: str) -> dict[str, Any]:
+    """Of a run without a break, of one with, and of one that another number of processes began."""
+    result = train(spec, engine)
+    checkpoint = first_half(spec, engine)
+    if checkpoint["optimizer"] is not None:
+        torch.save(checkpoint, folder / f"{spec}-half.pt")
+    dist.barrier()
+    for name in ("half", "alone"):
+        begun = torch.load(folder / f"{spec}-{name}.pt", weights_only=True)
+        result[f"after {name}"] = second_half(spec, engine, begun)
+    return result
+
+
+def refusals(checkpoint: dict[str, Any]) -> dict[str, str]:
+    """What is said to a wrong call, by case; the checkpoint is that of AdamW here."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    model, adamw = start("adamw", "eager")
+    take_steps(model, adamw, range(1))
+    _, other = start("adamw", "eager", width=UNALIGNED_WIDTH)
+    partial = nn.Parameter(DTensor.from_local(torch.ones(4, 4), mesh, [Partial()]))
+    partial.grad = partial.detach().clone()
+    sharded = nn.Parameter(distribute_tensor(torch.ones(4, 4), mesh, [Shard(0)]))
+    sharded.grad = distribute_tensor(torch.ones(4, 4), mesh, [Replicate()])
+    calls = {
+        "state_dict": adamw.state_dict,
+        "partial": ob.create_optimizer([partial], "adamw").step,
+        "gradient": ob.create_optimizer([sharded], "adamw").step,
+        "model": lambda: other.load_state_dict(checkpoint["optimizer"]),
+    }
+    said = {}
+    for name, call in calls.items():
+        try:
+            call()
+        except (RuntimeError, ValueError) as error:
+            said[name] = str(error)
+    return said
 
 
 def main(folder: Path, engine: str, specs: list[str]) -> None:
@@ -93,10 +178,13 @@ def main(folder: Path, engine: str, specs: list[str]) -> None:
     dist.init_process_group("gloo")
     for spec in specs:
         try:
-            outcome = train(spec, engine, sharded=True)
+            found = outcome(folder, spec, engine)
         except Exception:  # the others are to be seen too
-            outcome = {"error": traceback.format_exc()}
-        torch.save(outcome, folder / f"{spec}-{dist.get_rank()}.pt")
+            found = {"error": traceback.format_exc()}
+        torch.save(found, folder / f"{spec}-{dist.get_rank()}.pt")
+    if "adamw" in specs:
+        begun = torch.load(folder / "adamw-alone.pt", weights_only=True)
+        torch.save(refusals(begun), folder / f"refusals-{dist.get_rank()}.pt")
     dist.destroy_process_group()
 
 

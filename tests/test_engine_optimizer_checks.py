@@ -108,19 +108,47 @@ def test_a_broken_compiler_means_eager_with_one_warning(engine: str) -> None:
         assert said.startswith("RuntimeError engine 'compiled' does not work here")
 
 
-def test_sharded_parameters_are_refused_by_name() -> None:
-    """A rule over a shard would take the shard's norms for the tensor's; FSDP2 swaps them in."""
+def test_a_mesh_of_one_process_has_whole_parameters() -> None:
+    """FSDP2 on one process: it steps and saves as if nothing were sharded."""
     store = torch.distributed.HashStore()
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         mesh = init_device_mesh("cpu", (1,))
         sharded = nn.Parameter(distribute_tensor(torch.ones(4, 4), mesh, [Shard(0)]))
-        sharded.grad = torch.ones_like(sharded)
-        optimizer = ob.create_optimizer([sharded], "adamw")
-        with pytest.raises(RuntimeError, match=r"'adamw' does not step sharded.*torch:AdamW"):
-            optimizer.step()
+        plain = nn.Parameter(torch.ones(4, 4))
+        optimizers = []
+        for p in (sharded, plain):
+            p.grad = torch.ones_like(p)
+            optimizers.append(ob.create_optimizer([p], "lamb"))
+            optimizers[-1].step()
+        assert torch.equal(sharded.full_tensor(), plain)
+        first, second = (optimizer.state_dict()["state"][0] for optimizer in optimizers)
+        assert first.keys() == second.keys()
+        assert torch.equal(first["exp_avg"], second["exp_avg"])
     finally:
         torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("shapes", "words"),
+    [
+        ([(4, 5)], "slot 'exp_avg' of parameter 0 has"),
+        ([(4, 4), (4,)], "state of 1 parameters, optimizer 'lion' has 2"),
+    ],
+)
+def test_the_state_of_another_model_is_refused(shapes, words) -> None:
+    """And leaves the optimizer as it was."""
+    p = nn.Parameter(torch.ones(4, 4))
+    p.grad = torch.ones_like(p)
+    optimizer = ob.create_optimizer([p], "lion")
+    optimizer.step()
+    other = ob.create_optimizer(
+        [nn.Parameter(torch.ones(shape)) for shape in shapes], "lion", lr=1.0
+    )
+    with pytest.raises(ValueError, match=words):
+        other.load_state_dict(optimizer.state_dict())
+    assert not other.state
+    assert other.param_groups[0]["lr"] == 1.0
 
 
 class UnitStep(Rule):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from optbench_llm.engine.compiler import ENGINES, choose_engine
 from optbench_llm.engine.finite import check_finite
 from optbench_llm.engine.phases import arithmetic_dtype
 from optbench_llm.engine.pieces import run_in_pieces
+from optbench_llm.engine.resharding import TRAIN_POINT, Layout, joined, own_part
 from optbench_llm.engine.scalars import settings_of, settings_of_unit
 from optbench_llm.engine.sharding import (
     Owned,
@@ -40,7 +42,7 @@ from optbench_llm.engine.sharding import (
     turns,
 )
 from optbench_llm.engine.state import bytes_of, slots_of, stored_slots
-from optbench_llm.engine.storage import check_storage
+from optbench_llm.engine.storage import Plain, Storage, check_storage
 from optbench_llm.engine.units import units_of
 from optbench_llm.engine.works import Held, WorkMaker
 from optbench_llm.rules.hyperparameters import check_hyperparameters
@@ -49,7 +51,6 @@ from optbench_llm.rules.rule import COMPANION, LAYOUT_KEYS, Rule, Scope
 #: What a parameter group may carry besides the rule's hyperparameters: torch's, what is known of
 #: its weights, and what the engine keeps there.
 GROUP_KEYS = ("params", "param_names", "initial_lr", "spec", "observations", "step", *LAYOUT_KEYS)
-TRAIN_POINT = "train_point"
 logger = logging.getLogger(__name__)
 
 
@@ -315,26 +316,95 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _param(self, place: Place) -> Tensor:
         return self.param_groups[place[0]]["params"][place[1]]
 
+    def state_dict(self) -> dict[str, Any]:
+        """As torch has it.
+
+        Raises RuntimeError where parameters are sharded: one process knows a part of the state.
+        """
+        state = super().state_dict()
+        if state["state"] and any(layout.sharding for layout in self._layouts()):
+            raise RuntimeError(
+                f"optimizer {self.spec!r}: parameters are sharded (FSDP2), and this process has a"
+                " part of their state; let all processes call optimizer.whole_state_dict(), as"
+                " OptBenchTrainer does for its checkpoints"
+            )
+        return state
+
+    def whole_state_dict(self) -> dict[str, Any] | None:
+        """The state as one process would have it, on the CPU of the first one; None on others.
+
+        All processes must call it. ``load_state_dict`` takes it on any number of processes.
+        """
+        state = super().state_dict()
+        layouts = dict(enumerate(self._layouts()))
+        whole = joined(layouts, state["state"])
+        return None if whole is None else {**state, "state": whole}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore a state bit for bit; torch's own method casts state to the parameter's dtype.
 
-        Raises ValueError for the state of another optimizer or storage.
+        Of sharded parameters each process keeps what it steps. Nothing has changed after an error.
+
+        Raises ValueError for the state of another optimizer, storage or model.
         """
         for group in state_dict["param_groups"]:
             if group.get("spec") != self.spec:
                 found = repr(group["spec"]) if "spec" in group else "a foreign optimizer"
                 raise ValueError(f"this is the state of {found}, the optimizer is {self.spec!r}")
-        super().load_state_dict(state_dict)
-        saved = (index for group in state_dict["param_groups"] for index in group["params"])
-        own = (p for group in self.param_groups for p in group["params"])
-        for index, p in zip(saved, own, strict=True):
-            if index in state_dict["state"]:
-                self.state[p] = {
-                    key: value.detach().to(p.device, copy=True) if _is_tensor(value) else value
-                    for key, value in state_dict["state"][index].items()
-                }
+        saved = [index for group in state_dict["param_groups"] for index in group["params"]]
+        own = [p for group in self.param_groups for p in group["params"]]
+        if len(saved) != len(own):
+            raise ValueError(
+                f"this is the state of {len(saved)} parameters, optimizer {self.spec!r} has"
+                f" {len(own)}"
+            )
+        found = {
+            p: own_part(layout, state_dict["state"][index], local(p.detach()), f"parameter {index}")
+            for index, p, layout in zip(saved, own, self._layouts(), strict=True)
+            if index in state_dict["state"]
+        }
+        super().load_state_dict({**state_dict, "state": {}})
+        self.state.update(found)
         self._bindings = Bindings(self.storage)
-        self._training = not any(TRAIN_POINT in state for state in self.state.values())
+        self._training = not any(TRAIN_POINT in state for state in state_dict["state"].values())
+
+    def _layouts(self) -> list[Layout]:
+        """Where the state of each parameter lies, in the order of the groups."""
+        layouts: list[Layout] = []
+        whole: list[tuple[int, Place, Tensor, Sharding]] = []
+        for index, group in enumerate(self.param_groups):
+            rule = self.rule_for(group)
+            for position, p in enumerate(group["params"]):
+                place = (index, position)
+                sharding, in_parts = self._division(place, p, rule, group)
+                elements = p.numel()
+                if sharding is not None and not in_parts:
+                    whole.append((len(layouts), place, p, sharding))
+                elif sharding is not None and not sharding.blockwise:
+                    elements = 0
+                storages = self._storages_by_slot(p, rule, group, elements)
+                layouts.append(Layout(sharding, None, storages, local(p.detach()).device))
+        owned = self._owners.assign([entry[1:] for entry in whole])
+        for (number, *_), entry in zip(whole, owned, strict=True):
+            layouts[number] = replace(layouts[number], owner=entry.owner)
+        return layouts
+
+    def _storages_by_slot(
+        self, p: Tensor, rule: type[Rule], group: dict[str, Any], elements: int
+    ) -> dict[str, Storage]:
+        """The storages of the slots in a parameter's shape; none where it has several units."""
+        units = units_of(rule, p, group) if p.numel() else ()
+        if len(units) != 1 or units[0].turned or units[0].flattened:
+            return {}
+        h = settings_of_unit(settings_of(group), units[0])
+        slots = slots_of(rule, p, h)
+        phases = self._bindings.phases(rule, p, slots, h, elements)
+        plain = Plain(arithmetic_dtype(p))
+        return dict.fromkeys(rule.kept_by_program, plain) | {
+            slot.name: storage
+            for slot, storage in zip(slots, phases.storages, strict=True)
+            if slot.shape == "full"
+        }
 
     def _works(
         self, held: Iterable[Held], *, advance: bool = True, scale: float = 1.0

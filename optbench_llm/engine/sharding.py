@@ -90,7 +90,8 @@ def sharding_of(optimizer: str, p: Tensor) -> Sharding | None:
     """
     if not isinstance(p, DTensor):
         return None
-    cut = [i for i, placement in enumerate(p.placements) if placement != Replicate()]
+    mesh = p.device_mesh
+    cut = [i for i, kind in enumerate(p.placements) if kind != Replicate() and mesh.size(i) > 1]
     if not cut:
         return None
     placement = p.placements[cut[0]]
@@ -100,7 +101,7 @@ def sharding_of(optimizer: str, p: Tensor) -> Sharding | None:
             f" (DDP, FSDP2), this one of shape {tuple(p.shape)} has the placements"
             f" {p.placements}; train without tensor parallelism"
         )
-    return Sharding(p.device_mesh.get_group(cut[0]), p.shape, placement.dim % p.ndim)
+    return Sharding(mesh.get_group(cut[0]), p.shape, placement.dim % p.ndim)
 
 
 def steps_in_parts(
