@@ -155,7 +155,7 @@ def refusals(checkpoint: dict[str, Any]) -> dict[str, str]:
     take_steps(model, adamw, range(1))
     _, other = start("adamw", "eager", width=UNALIGNED_WIDTH)
     partial = nn.Parameter(DTensor.from_local(torch.ones(4, 4), mesh, [Partial()]))
-    partial.grad = partial.detach().clone()
+    partial.grad = DTensor.from_local(torch.ones(4, 4), mesh, [Partial()])
     sharded = nn.Parameter(distribute_tensor(torch.ones(4, 4), mesh, [Shard(0)]))
     sharded.grad = distribute_tensor(torch.ones(4, 4), mesh, [Replicate()])
     calls = {
