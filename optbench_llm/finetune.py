@@ -33,6 +33,7 @@ UNDECISIVE = {
     "output_dir", "run_name", "resume_from_checkpoint", "report_to", "project", "disable_tqdm",
     "log_level", "log_level_replica", "log_on_each_node", "logging_strategy", "logging_steps",
     "logging_first_step", "save_strategy", "save_steps", "save_total_limit", "save_on_each_node",
+    "per_device_train_batch_size", "gradient_accumulation_steps", "per_device_eval_batch_size",
     "dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_persistent_workers",
 }  # fmt: skip
 
@@ -74,6 +75,10 @@ class FinetuneArguments:
     )
     lora_target_modules: list[str] | None = field(
         default=None, metadata={"help": "Modules that get adapters. Default: peft's choice."}
+    )
+    fsdp2: bool = field(
+        default=False,
+        metadata={"help": "Shard weights, gradients and optimizer state over all processes."},
     )
     resume: bool = field(
         default=False, metadata={"help": "Go on from the last checkpoint in the output folder."}
@@ -159,6 +164,11 @@ def finetune(
     console = Console(quiet=not args.should_save, highlight=False)
     data = options.data_settings()
     settings = _decisive_settings(options, args, data)
+    if options.fsdp2 and args.world_size == 1:
+        raise ValueError(
+            "--fsdp2 shards a model over several processes, and this is one; start them with"
+            " torchrun --nproc-per-node=N -m optbench_llm.finetune ..."
+        )
     folder = RunFolder(args.output_dir or "")
     resume = options.resume or args.resume_from_checkpoint is not None
     checkpoint = folder.open(
@@ -173,7 +183,9 @@ def finetune(
         return finished
     if resume:
         console.print(f"resuming from {checkpoint or 'the beginning, there is no checkpoint yet'}")
-    loaded = load_model(options.model, seed=args.seed)
+    loaded = load_model(
+        options.model, seed=args.seed, shards=args.world_size if options.fsdp2 else 1
+    )
     splits = load_data(data, loaded.tokenizer).with_validation(options.max_eval_blocks)
     model: Any = loaded.model
     if options.lora_r is not None:
@@ -190,9 +202,11 @@ def finetune(
         callbacks=[progress, *callbacks],
     )
     result = {**record.to_dict(), "settings": settings, "environment": describe_environment()}
+    if record.status == "done" and (args.should_save or options.fsdp2):
+        # Sharded weights are put together by all processes and written by the first.
+        model.save_pretrained(folder.path)
     if args.should_save:
         if record.status == "done":
-            model.save_pretrained(folder.path)
             loaded.tokenizer.save_pretrained(folder.path)
         folder.write_result(result)
     console.print(result_line(result), soft_wrap=True)
@@ -204,6 +218,8 @@ def _decisive_settings(
     options: FinetuneArguments, args: OptBenchArguments, data: DataSettings
 ) -> dict[str, Any]:
     training = {k: v for k, v in args.to_dict().items() if k not in UNDECISIVE}
+    # Any number of processes may go on, with batches that come to as much.
+    batch = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
     lora = {"r": options.lora_r, "alpha": options.lora_alpha, "on": options.lora_target_modules}
     return {
         "model": options.model,
@@ -212,6 +228,7 @@ def _decisive_settings(
         "data_fingerprint": data_fingerprint(data),
         "max_eval_blocks": options.max_eval_blocks,
         "lora": lora if options.lora_r is not None else None,
+        "global_train_batch_size": batch,
         **training,
     }
 

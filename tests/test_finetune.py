@@ -241,32 +241,3 @@ def test_flags_have_dashes_underscores_and_aliases():
     assert one[0] == other[0]
     assert one[1].learning_rate == other[1].learning_rate == 0.1
     assert one[1].output_dir == "runs/finetune/optbench-tiny-gpt2-adamw"
-
-
-@pytest.mark.slow  # starts two processes that load torch
-def test_two_processes_train_and_evaluate_as_one(tmp_path, data):
-    """DDP with half the batch each: losses, tokens and the evaluation are those of one process."""
-    settings = flags(
-        data, tmp_path / "one", "--optim", "adan", "--max-steps", "4",
-        "--train-sampling-strategy", "sequential", "--per-device-eval-batch-size", "4",
-    )  # fmt: skip
-    run(*settings)
-    halves = [
-        *settings,
-        "--output-dir",
-        str(tmp_path / "two"),
-        "--per-device-train-batch-size",
-        "1",
-    ]
-    environment = {
-        **os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": str(torch.get_num_threads())
-    }  # fmt: skip
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*launch, "-m", "optbench_llm.finetune", *halves]
-    subprocess.run(command, env=environment, check=True, capture_output=True)
-    one, two = (
-        json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two")
-    )
-    assert one["tokens"] == two["tokens"]
-    assert one["losses"] == pytest.approx(two["losses"], rel=1e-5)
-    assert one["eval_loss"] == pytest.approx(two["eval_loss"], rel=1e-5)

@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.distributed.configuration_utils import DistributedConfig
 from transformers.utils import logging
 
 from optbench_llm.models.explain import blaming, check_causal
@@ -34,10 +35,11 @@ class LoadedModel:
     name: str
 
 
-def load_model(name: str, *, seed: int = 0) -> LoadedModel:
+def load_model(name: str, *, seed: int = 0, shards: int = 1) -> LoadedModel:
     """Load ``optbench:tiny-gpt2``, ``optbench:smollm2-135m``, a folder, a GGUF file or a hub id.
 
     ``random:<config>`` gives fresh weights by ``seed``. The global random state is left as it was.
+    Over several ``shards``, one a process, weights are sharded (FSDP2); all processes must call it.
 
     Raises:
         ValueError: there is no such model, or its files are incomplete or damaged.
@@ -45,7 +47,8 @@ def load_model(name: str, *, seed: int = 0) -> LoadedModel:
     fingerprint = model_fingerprint(name)
     with torch.random.fork_rng(devices=[]), _no_progress_bars():
         torch.manual_seed(seed)
-        model, tokenizer = _fresh(name) if name.startswith(RANDOM) else _pretrained(name)
+        load = _fresh if name.startswith(RANDOM) else _pretrained
+        model, tokenizer = load(name, DistributedConfig(fsdp_size=shards) if shards > 1 else None)
     if len(tokenizer) > model.config.vocab_size:
         raise ValueError(
             f"{name!r}: the tokenizer has {len(tokenizer)} tokens, the model's vocabulary only "
@@ -60,12 +63,16 @@ def load_model(name: str, *, seed: int = 0) -> LoadedModel:
     return LoadedModel(model, tokenizer, fingerprint, name)
 
 
-def _pretrained(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _pretrained(
+    name: str, distributed: DistributedConfig | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     files = locate(name)
     folder = dequantized(files.path) if files.is_gguf else files.path
     check_causal(read_config(folder / "config.json", name), name)
     with blaming(f"model {name!r}: the weights or the config in {folder} are damaged"):
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, distributed_config=distributed
+        )
     return model, _tokenizer(folder, name)
 
 
@@ -74,7 +81,9 @@ def _tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(folder)
 
 
-def _fresh(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _fresh(
+    name: str, distributed: DistributedConfig | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     architecture = find_architecture(name)
     check_causal(architecture.config, name)
     unfit = f"model {name!r}: its config.json describes no model that can be made"
@@ -83,7 +92,9 @@ def _fresh(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     tokenizer = _tokenizer(architecture.tokenizer_folder, name)
     config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     with blaming(unfit):
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32), tokenizer
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    distributed, _, mesh = model.prepare_distribute_model(distributed)
+    return model.maybe_distribute_model(model, distributed, mesh), tokenizer
 
 
 @contextmanager

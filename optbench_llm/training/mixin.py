@@ -19,6 +19,13 @@ from optbench_llm.training.callback import OptBenchCallback
 from optbench_llm.training.choice import OptimizerChoice, check_flattened
 from optbench_llm.training.hf_provider import check_taken, hf_arguments
 from optbench_llm.training.optimizer_clock import unwrapped
+from optbench_llm.training.sharded import (
+    checkpoints_of_sharded_state,
+    is_sharded,
+    load_sharded,
+    load_sharded_weights,
+    save_sharded,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +53,8 @@ class OptBenchMixin(_Trainer):
     _saving = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        with checkpoints_of_sharded_state(args, kwargs):
+            super().__init__(*args, **kwargs)
         if isinstance(self.args, OptBenchArguments):
             self.choose_optimizer(OptimizerChoice.from_arguments(self.args))
         self.measure()
@@ -183,6 +191,23 @@ class OptBenchMixin(_Trainer):
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         with self._saved_at_evaluation_point():
             super()._save_checkpoint(*args, **kwargs)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if is_sharded(self.optimizer):
+            save_sharded(self, output_dir)
+        else:
+            super()._save_optimizer_and_scheduler(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None and is_sharded(self.optimizer):
+            load_sharded(self, checkpoint)
+        else:
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        target = self.model if model is None else model
+        if not load_sharded_weights(target, resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
         # Later moves to the evaluation point must not overwrite the loaded weights.

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
@@ -20,6 +21,7 @@ from optbench_llm.training.evaluation import mean_token_loss
 from optbench_llm.training.mixin import OptBenchTrainer
 from optbench_llm.training.optimizer_clock import unwrapped
 from optbench_llm.training.record import RunRecord
+from optbench_llm.training.sharded import is_sharded
 
 if TYPE_CHECKING:
     from optbench_llm.data import DataSplits
@@ -120,8 +122,12 @@ def _record(trainer: OptBenchTrainer, validation: object | None) -> RunRecord:
     hyperparameters = trainer.effective_hyperparameters or []
     optimizer: Any = unwrapped(trainer.optimizer)
     assert trainer.choice is not None
-    assert trainer.model is not None
-    parameters = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    # Not the model's: FSDP2 shows a tied weight twice while it is put together.
+    parameters = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
+    state_bytes = measured.state_bytes
+    if is_sharded(optimizer):
+        own = torch.tensor(state_bytes, dtype=torch.float64, device=trainer.args.device)
+        state_bytes = int(trainer.accelerator.reduce(own, "sum"))  # pyright: ignore
     steps_wall_s = measured.train_wall_s - measured.compile_s
     return RunRecord(
         status="done" if reason is None else "diverged",
@@ -143,8 +149,8 @@ def _record(trainer: OptBenchTrainer, validation: object | None) -> RunRecord:
         compile_s=measured.compile_s,
         extra_passes=measured.extra_passes / max(1, trainer.state.global_step),
         step_passes=list(measured.passes) if measured.extra_passes else None,
-        state_bytes=measured.state_bytes,
-        state_bytes_per_param=measured.state_bytes / parameters,
+        state_bytes=state_bytes,
+        state_bytes_per_param=state_bytes / parameters,
         peak_mem_bytes=measured.peak_mem_bytes,
         train_wall_s=measured.train_wall_s,
         eval_wall_s=eval_wall_s,

@@ -1,0 +1,183 @@
+"""`torchrun -m optbench_llm.finetune`: DDP, FSDP2, a process killed, resumed by more or fewer."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_setup import assert_same_weights
+
+from optbench_llm import finetune
+
+# Each starts processes that load torch.
+pytestmark = pytest.mark.slow
+
+STEPS, SAVE_EVERY = 12, 4
+#: Its orthogonalisation in bf16 magnifies the noise of fp32 sums, less so in short steps.
+MUON = ("--optim", "muon", "--lr", "0.002")
+ENVIRONMENT = {
+    **os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": str(torch.get_num_threads())
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Alpaca-format file of short records."""
+    records = [
+        {"instruction": f"Add {a} to {b}.", "input": "", "output": f"The sum is {a + b}."}
+        for a in range(10)
+        for b in range(12)
+    ]
+    file = tmp_path_factory.mktemp("data") / "sums.json"
+    file.write_text(json.dumps(records))
+    return file
+
+
+def flags(data: Path, folder: Path, batch: int, *more: str) -> list[str]:
+    """Of a run with this batch in each process."""
+    return [
+        "--data", str(data), "--output-dir", str(folder), "--max-steps", str(STEPS),
+        "--block-size", "96", "--per-device-train-batch-size", str(batch),
+        "--save-steps", str(SAVE_EVERY), "--lr-scheduler-type", "constant", *more,
+    ]  # fmt: skip
+
+
+def two_processes(words: list[str]) -> list[str]:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    return [*launch, "-m", "optbench_llm.finetune", *words]
+
+
+def on_two(words: list[str]) -> None:
+    done = subprocess.run(
+        two_processes(words), env=ENVIRONMENT, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+def result(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "result.json").read_text())
+
+
+def assert_equal_runs(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Up to the order of sums in fp32, which training magnifies."""
+    assert found["tokens"] == expected["tokens"]
+    assert found["steps"] == expected["steps"] == STEPS
+    assert found["losses"] == pytest.approx(expected["losses"], rel=1e-3)
+    assert found["eval_loss"] == pytest.approx(expected["eval_loss"], rel=1e-3)
+    assert found["state_bytes_per_param"] == pytest.approx(
+        expected["state_bytes_per_param"], rel=0.01
+    )
+
+
+def process_of_rank(rank: int, parent: int) -> int:
+    """The process that torchrun gave a rank."""
+    while True:
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                variables = (folder / "environ").read_bytes().split(b"\0")
+                ancestor = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            except (OSError, ValueError):
+                continue
+            if ancestor == parent and f"RANK={rank}".encode() in variables:
+                return int(folder.name)
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    """The folder of a run on one process, with all its checkpoints."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    finetune.main(flags(data, folder, 4, *MUON, "--use-cpu"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    """The folder of a sharded run on two processes."""
+    folder = tmp_path_factory.mktemp("sharded") / "run"
+    on_two(flags(data, folder, 2, *MUON, "--fsdp2"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    """The folder of a sharded run whose second process was killed after the first checkpoint."""
+    folder = tmp_path_factory.mktemp("killed") / "run"
+    command = two_processes(flags(data, folder, 2, *MUON, "--fsdp2"))
+    run = subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    victim = process_of_rank(1, run.pid)
+    saved = folder / f"checkpoint-{SAVE_EVERY}" / "trainer_state.json"
+    while not saved.exists():
+        assert run.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.002)
+    os.kill(victim, signal.SIGKILL)
+    assert run.wait(timeout=60) != 0
+    assert not (folder / "result.json").exists()
+    return folder
+
+
+def test_ddp_is_one_process(tmp_path, data):
+    """Half the batch each: losses, tokens and the evaluation are those of one process."""
+    more = ("--optim", "adan", "--train-sampling-strategy", "sequential")
+    finetune.main(flags(data, tmp_path / "one", 2, *more, "--use-cpu"))
+    on_two(flags(data, tmp_path / "two", 1, *more))
+    assert_equal_runs(result(tmp_path / "two"), result(tmp_path / "one"))
+
+
+def test_sharded_is_one_process(alone, sharded):
+    """The matrices stepped by one process each, the rest in parts; the same model saved."""
+    assert_equal_runs(result(sharded), result(alone))
+    found, expected = (load_file(run / "model.safetensors") for run in (sharded, alone))
+    assert found.keys() == expected.keys()
+    for name, weights in expected.items():
+        torch.testing.assert_close(found[name], weights, rtol=0.05, atol=2e-3)
+
+
+def test_sharded_run_goes_on_after_a_kill(tmp_path, data, sharded, killed):
+    """From its last checkpoint, on as many processes: the uninterrupted run, bit for bit."""
+    folder = tmp_path / "run"
+    shutil.copytree(killed, folder)
+    on_two(flags(data, folder, 2, *MUON, "--fsdp2", "--resume"))
+    for name in ("losses", "eval_loss", "tokens", "batches_hash", "state_bytes_per_param"):
+        assert result(folder)[name] == result(sharded)[name]
+    assert_same_weights(
+        load_file(folder / "model.safetensors"), load_file(sharded / "model.safetensors")
+    )
+
+
+def test_one_process_goes_on_with_a_sharded_run(tmp_path, data, alone, killed):
+    """With twice the batch: the checkpoint is as one process would have written it."""
+    folder = tmp_path / "run"
+    shutil.copytree(killed, folder)
+    finetune.main(flags(data, folder, 4, *MUON, "--use-cpu", "--resume"))
+    assert_equal_runs(result(folder), result(alone))
+
+
+def test_two_processes_go_on_with_a_run_of_one(tmp_path, data, alone):
+    """Sharded from the checkpoint on."""
+    folder = tmp_path / "run"
+    shutil.copytree(alone, folder)
+    (folder / "result.json").unlink()
+    shutil.rmtree(folder / f"checkpoint-{STEPS}")
+    on_two(flags(data, folder, 2, *MUON, "--fsdp2", "--resume"))
+    assert_equal_runs(result(folder), result(alone))
+
+
+def test_sharding_needs_processes(tmp_path, data, capsys):
+    """And says how to start them."""
+    with pytest.raises(SystemExit) as stopped:
+        finetune.main(flags(data, tmp_path / "run", 4, *MUON, "--fsdp2"))
+    assert stopped.value.code == 2
+    assert "torchrun --nproc-per-node" in capsys.readouterr().err
