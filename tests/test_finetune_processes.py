@@ -147,7 +147,7 @@ def test_sharded_is_one_process(alone, sharded):
     start = load_model("optbench:tiny-gpt2").model.state_dict()
     off = sum((found[name] - weights).square().sum() for name, weights in expected.items())
     moved = sum((start[name] - weights).square().sum() for name, weights in expected.items())
-    assert 0 < off < 1e-4 * moved
+    assert 0 < off < 1e-3 * moved
 
 
 def test_sharded_run_goes_on_after_a_kill(tmp_path, data, sharded, killed):

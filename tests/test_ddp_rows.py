@@ -1,0 +1,62 @@
+"""DDP: every row on two processes takes the steps of one with the same global batch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from ddp_rows import train
+from training_setup import assert_same_weights, tiny_gpt2, weights
+
+import optbench_llm as ob
+
+# A training run of every row, twice.
+pytestmark = pytest.mark.slow
+
+SCRIPT = str(Path(__file__).with_name("ddp_rows.py"))
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+ROWS = ob.list_optimizers()
+#: How far from one process, over the way moved, where it is more than noise of float64.
+TOLERANCES = {
+    # Differences of gradients, and divisions by numbers near zero, magnify the noise.
+    "adahessian": 1e-5, "laprop": 1e-5, "came": 1e-6, "adafactor": 1e-6,
+    # An element whose update has no clear sign is masked or not.
+    "cautious-adamw": 2e-2,
+    # Each process draws its labels.
+    "sophia": 5e-2,
+    # Directions that no gradient has yet hold noise, which Adam's normalisation makes steps of.
+    "soap": 1.0,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes left."""
+    folder = tmp_path_factory.mktemp("two")
+    done = subprocess.run(
+        [sys.executable, *TORCHRUN, SCRIPT, str(folder), *ROWS],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder
+
+
+@pytest.mark.parametrize("spec", ROWS)
+def test_two_processes_take_the_steps_of_one(tmp_path, folder, spec):
+    """Over 20 steps of two micro-batches each; both processes hold the same bits."""
+    train(tmp_path, spec)
+    alone = torch.load(tmp_path / f"{spec}-0.pt", weights_only=True)
+    first, second = (torch.load(folder / f"{spec}-{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert_same_weights(first["weights"], second["weights"])
+    assert first["losses"] == pytest.approx(alone["losses"], rel=1e-3)
+    begun = weights(tiny_gpt2().double())
+    off = sum((first["weights"][n] - w).square().sum() for n, w in alone["weights"].items())
+    moved = sum((begun[n] - w).square().sum() for n, w in alone["weights"].items())
+    assert float(off / moved) ** 0.5 < TOLERANCES.get(spec, 1e-9)
