@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from pydantic import ValidationError
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
@@ -76,6 +79,10 @@ class FinetuneArguments:
     lora_target_modules: list[str] | None = field(
         default=None, metadata={"help": "Modules that get adapters. Default: peft's choice."}
     )
+    num_processes: int = field(
+        default=1,
+        metadata={"help": "Start this many processes here; for several machines use torchrun."},
+    )
     fsdp2: bool = field(
         default=False,
         metadata={"help": "Shard weights, gradients and optimizer state over all processes."},
@@ -93,6 +100,8 @@ class FinetuneArguments:
                 raise ValueError(f"--{name.replace('_', '-')} has no effect without --lora-r")
         if self.max_eval_blocks is not None and self.max_eval_blocks < 1:
             raise ValueError(f"--max-eval-blocks {self.max_eval_blocks}: expected 1 or more")
+        if self.num_processes < 1:
+            raise ValueError(f"--num-processes {self.num_processes}: expected 1 or more")
         if self.resume and self.overwrite:
             raise ValueError("--resume and --overwrite exclude each other")
 
@@ -118,7 +127,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s")
     beginning = Beginning()
     try:
-        options, args = parse_arguments(sys.argv[1:] if argv is None else argv)
+        argv = sys.argv[1:] if argv is None else argv
+        options, args = parse_arguments(argv)
+        if options.num_processes > 1 and "RANK" not in os.environ:
+            raise SystemExit(_in_processes(options.num_processes, argv))
         result = finetune(options, args, callbacks=[beginning])
     except ValueError as error:
         if beginning.is_over:
@@ -130,6 +142,26 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
     if result["status"] != "done":
         raise SystemExit(1)
+
+
+def _in_processes(count: int, argv: Sequence[str]) -> int:
+    """Run the command in so many processes of this machine; its exit code."""
+    devices = torch.cuda.device_count()
+    if devices and count > devices:
+        raise ValueError(f"--num-processes {count}: this machine has {devices} GPUs, one for each")
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    command = [sys.executable, *launch, "-m", "optbench_llm.finetune", *argv]
+    threads = str(max(1, torch.get_num_threads() // count))
+    environment = {"OMP_NUM_THREADS": threads, **os.environ}
+    if not devices:
+        environment["ACCELERATE_USE_CPU"] = "true"
+    with subprocess.Popen(command, env=environment) as run:
+        while True:
+            try:
+                return run.wait()
+            except KeyboardInterrupt:
+                # The processes got it too, and say what is to be said.
+                continue
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[FinetuneArguments, OptBenchArguments]:
@@ -166,8 +198,8 @@ def finetune(
     settings = _decisive_settings(options, args, data)
     if options.fsdp2 and args.world_size == 1:
         raise ValueError(
-            "--fsdp2 shards a model over several processes, and this is one; start them with"
-            " torchrun --nproc-per-node=N -m optbench_llm.finetune ..."
+            "--fsdp2 shards a model over several processes, and this is one; start more with"
+            " --num-processes, or with torchrun"
         )
     folder = RunFolder(args.output_dir or "")
     resume = options.resume or args.resume_from_checkpoint is not None
