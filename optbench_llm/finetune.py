@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
 import sys
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from pydantic import ValidationError
 from rich.console import Console
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from transformers.utils import logging as transformers_logging
 
 from optbench_llm.data import DataSettings, data_fingerprint, load_data
@@ -138,7 +141,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print("interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
     if result["status"] != "done":
         raise SystemExit(1)
@@ -149,19 +153,21 @@ def _in_processes(count: int, argv: Sequence[str]) -> int:
     devices = torch.cuda.device_count()
     if devices and count > devices:
         raise ValueError(f"--num-processes {count}: this machine has {devices} GPUs, one for each")
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    command = [sys.executable, *launch, "-m", "optbench_llm.finetune", *argv]
-    threads = str(max(1, torch.get_num_threads() // count))
-    environment = {"OMP_NUM_THREADS": threads, **os.environ}
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // count)))
     if not devices:
-        environment["ACCELERATE_USE_CPU"] = "true"
-    with subprocess.Popen(command, env=environment) as run:
-        while True:
-            try:
-                return run.wait()
-            except KeyboardInterrupt:
-                # The processes got it too, and say what is to be said.
-                continue
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=count,
+        rdzv_backend="c10d", rdzv_endpoint="localhost:0", run_id=uuid.uuid4().hex, max_restarts=0,
+    )  # fmt: skip
+    try:
+        elastic_launch(config, sys.executable)("-m", "optbench_llm.finetune", *argv)
+    except SignalException:
+        # The processes got it too, and said what is to be said.
+        return 130
+    except ChildFailedError as error:
+        return abs(error.get_first_failure()[1].exitcode)
+    return 0
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[FinetuneArguments, OptBenchArguments]:
