@@ -263,11 +263,11 @@ def test_deepspeed_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("spec", ["sam+adamw", "sophia", "adahessian"])
-def test_fsdp_is_refused(tmp_path, spec):
-    """A program would move the part of the weights that this process holds."""
+def test_fsdp_of_accelerate_is_refused(tmp_path, spec):
+    """With what to use instead."""
     run = trainer(tmp_path, optim=spec)
     run.is_fsdp_enabled = True
-    with pytest.raises(ValueError, match=r"does not run under FSDP.*use DDP or one process"):
+    with pytest.raises(ValueError, match=r"accelerate's FSDP plugin.*--fsdp2.*or use DDP"):
         run.create_optimizer()
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from optbench_llm.programs.products import PRODUCTS, check_product
 from optbench_llm.programs.program import Program, setting
 from optbench_llm.programs.replay import Replay
-from optbench_llm.programs.weights import stepped
+from optbench_llm.programs.weights import own_part, stepped
 
 
 class Hutchinson(Program):
@@ -33,7 +33,7 @@ class Hutchinson(Program):
     def before_step(self, replay: Replay, optimizer: Any) -> None:
         """Draw v, multiply it by the Hessian, feed the estimate to the optimizer."""
         params = stepped(optimizer)
-        vectors = [self.draw(p, replay.shared_generator) for p in params]
+        vectors = [own_part(p, self.draw(p, replay.shared_generator)) for p in params]
         with replay.gradients_put_aside():
             products = PRODUCTS[setting(optimizer, "hvp")](replay, params, vectors)
             for p, product, vector in zip(params, products, vectors, strict=True):

@@ -53,9 +53,9 @@ class Replay(TrainerCallback):
     ``passes`` counts forward and backward passes over the batch of a step.
 
     Raises ValueError where programs cannot run: under fp16, whose gradients are scaled, under
-    DeepSpeed, which steps inside ``backward``, under FSDP, whose processes hold parts of the
-    weights, with a trainer that makes its batches while it prepares them, and what
-    :meth:`Program.check` refuses.
+    DeepSpeed, which steps inside ``backward``, under accelerate's FSDP, with a trainer that makes
+    its batches while it prepares them, and what :meth:`Program.check` refuses. Models that are
+    sharded as they are loaded (transformers' ``DistributedConfig``, FSDP2) can be.
     """
 
     def __init__(
@@ -74,8 +74,9 @@ class Replay(TrainerCallback):
             )
         if trainer.is_fsdp_enabled:
             raise ValueError(
-                f"program {names!r} does not run under FSDP in this version, whose processes hold"
-                " parts of the weights; use DDP or one process"
+                f"program {names!r} does not run under accelerate's FSDP plugin in this version;"
+                " shard the model as it is loaded (finetune --fsdp2, or DistributedConfig), or use"
+                " DDP"
             )
         if type(trainer)._prepare_inputs is not Trainer._prepare_inputs:
             raise ValueError(

@@ -8,7 +8,7 @@ import torch
 
 from optbench_llm.programs.program import Program, setting
 from optbench_llm.programs.replay import Replay
-from optbench_llm.programs.weights import moved_away, put, stepped
+from optbench_llm.programs.weights import as_parameter, moved_away, plain, put, stepped
 from optbench_llm.rules.svrg import SETTINGS, SNAPSHOT, SNAPSHOT_GRADIENT
 from optbench_llm.rules.wrapped import setting_name
 
@@ -61,7 +61,9 @@ class SVRG(Program):
         with torch.no_grad():
             for p, old in zip(params, at_snapshot, strict=True):
                 assert p.grad is not None
-                correction = (optimizer.state[p][SNAPSHOT_GRADIENT] - old).mul_(strength)
+                assert old is not None
+                mean = as_parameter(p, optimizer.state[p][SNAPSHOT_GRADIENT])
+                correction = mean.sub(old).mul_(strength)
                 p.grad = p.grad + correction.to(p.dtype)
 
     def _take_snapshot(
@@ -70,14 +72,14 @@ class SVRG(Program):
         with replay.gradients_put_aside():
             means = replay.mean_gradients(params, number, batches)
         for p, mean in zip(params, means, strict=True):
-            optimizer.state[p][SNAPSHOT] = p.detach().clone()
-            optimizer.state[p][SNAPSHOT_GRADIENT] = mean
+            optimizer.state[p][SNAPSHOT] = plain(p.detach()).clone()
+            optimizer.state[p][SNAPSHOT_GRADIENT] = plain(mean)
 
     def _gradients_at_snapshot(
         self, replay: Replay, optimizer: Any, params: list[Any]
     ) -> list[torch.Tensor]:
         with replay.gradients_put_aside(), moved_away(params):
-            put(params, [optimizer.state[p][SNAPSHOT] for p in params])
+            put(params, [as_parameter(p, optimizer.state[p][SNAPSHOT]) for p in params])
             replay.repeat()
             return [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def with_gradients(params: Iterable[Tensor]) -> list[Tensor]:
@@ -26,14 +27,36 @@ def at_least_fp32(tensor: Tensor) -> torch.dtype:
 
 
 def norm(tensor: Tensor) -> Tensor:
-    """Euclidean norm, in at least fp32."""
-    return torch.linalg.vector_norm(tensor, dtype=at_least_fp32(tensor))
+    """Euclidean norm, in at least fp32; over all processes of what is sharded."""
+    found = torch.linalg.vector_norm(tensor, dtype=at_least_fp32(tensor))
+    return found.full_tensor() if isinstance(found, DTensor) else found
 
 
 def first_short(optimizer: Any) -> Tensor | None:
     """A parameter in 16 bits, if an optimizer has one."""
     params = (p for group in optimizer.param_groups for p in group["params"])
     return next((p for p in params if p.dtype in (torch.bfloat16, torch.float16)), None)
+
+
+def own_part(p: Tensor, whole: Tensor) -> Tensor:
+    """A tensor that all processes hold, as the parameter lies over them (FSDP2)."""
+    if not isinstance(p, DTensor):
+        return whole
+    return distribute_tensor(whole, p.device_mesh, p.placements, src_data_rank=None)
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor: state has no others."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def as_parameter(p: Tensor, part: Tensor) -> Tensor:
+    """What this process holds, as the tensor that all hold together; undoes :func:`plain`."""
+    if not isinstance(p, DTensor):
+        return part
+    return DTensor.from_local(
+        part, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride()
+    )
 
 
 @torch.no_grad()
