@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from itertools import chain
 from types import SimpleNamespace
 from typing import Any
@@ -22,27 +21,15 @@ from optbench_llm.engine.checks import (
 )
 from optbench_llm.engine.compiled import CompiledPhases
 from optbench_llm.engine.compiler import ENGINES, choose_engine
+from optbench_llm.engine.division import Division
 from optbench_llm.engine.finite import check_finite
 from optbench_llm.engine.phases import arithmetic_dtype
 from optbench_llm.engine.pieces import run_in_pieces
 from optbench_llm.engine.resharding import TRAIN_POINT, Layout, joined, own_part
 from optbench_llm.engine.scalars import settings_of, settings_of_unit
-from optbench_llm.engine.sharding import (
-    Owned,
-    Owners,
-    Place,
-    Sharding,
-    Spread,
-    gathered,
-    local,
-    reduced,
-    scattered,
-    sharding_of,
-    steps_in_parts,
-    turns,
-)
+from optbench_llm.engine.sharding import Owned, Place, Spread, local, reduced
 from optbench_llm.engine.state import bytes_of, slots_of, stored_slots
-from optbench_llm.engine.storage import Plain, Storage, check_storage
+from optbench_llm.engine.storage import check_storage
 from optbench_llm.engine.units import units_of
 from optbench_llm.engine.works import Held, WorkMaker
 from optbench_llm.rules.hyperparameters import check_hyperparameters
@@ -102,8 +89,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         self._engine: tuple[str, str] | None = None
         self._compiled = CompiledPhases()
         self._bindings = Bindings(self.storage)
-        self._owners = Owners()
-        self._divisions: dict[Place, tuple[Tensor, Sharding | None, bool]] = {}
+        self._division = Division(self.spec, self.rule_for)
 
     def __getstate__(self) -> dict[str, Any]:
         kept = ("rule", "spec", "storage", "_asked_engine", "expected_steps", "_training")
@@ -368,44 +354,6 @@ class RuleOptimizer(torch.optim.Optimizer):
         self._bindings = Bindings(self.storage)
         self._training = not any(TRAIN_POINT in state for state in state_dict["state"].values())
 
-    def _layouts(self) -> list[Layout]:
-        """Where the state of each parameter lies, in the order of the groups."""
-        layouts: list[Layout] = []
-        whole: list[tuple[int, Place, Tensor, Sharding]] = []
-        for index, group in enumerate(self.param_groups):
-            rule = self.rule_for(group)
-            for position, p in enumerate(group["params"]):
-                place = (index, position)
-                sharding, in_parts = self._division(place, p, rule, group)
-                elements = p.numel()
-                if sharding is not None and not in_parts:
-                    whole.append((len(layouts), place, p, sharding))
-                elif sharding is not None and not sharding.blockwise:
-                    elements = 0
-                storages = self._storages_by_slot(p, rule, group, elements)
-                layouts.append(Layout(sharding, None, storages, local(p.detach()).device))
-        owned = self._owners.assign([entry[1:] for entry in whole])
-        for (number, *_), entry in zip(whole, owned, strict=True):
-            layouts[number] = replace(layouts[number], owner=entry.owner)
-        return layouts
-
-    def _storages_by_slot(
-        self, p: Tensor, rule: type[Rule], group: dict[str, Any], elements: int
-    ) -> dict[str, Storage]:
-        """The storages of the slots in a parameter's shape; none where it has several units."""
-        units = units_of(rule, p, group) if p.numel() else ()
-        if len(units) != 1 or units[0].turned or units[0].flattened:
-            return {}
-        h = settings_of_unit(settings_of(group), units[0])
-        slots = slots_of(rule, p, h)
-        phases = self._bindings.phases(rule, p, slots, h, elements)
-        plain = Plain(arithmetic_dtype(p))
-        return dict.fromkeys(rule.kept_by_program, plain) | {
-            slot.name: storage
-            for slot, storage in zip(slots, phases.storages, strict=True)
-            if slot.shape == "full"
-        }
-
     def _works(
         self, held: Iterable[Held], *, advance: bool = True, scale: float = 1.0
     ) -> list[Work]:
@@ -418,71 +366,13 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _divided(
         self, takes_part: Callable[[type[Rule], Tensor], Any]
     ) -> tuple[list[Held], list[Spread], list[Owned]]:
-        """Who steps which of the parameters that take part.
-
-        First what this process steps as it lies, then all of which each process steps a part, and
-        all that one process steps whole; the same ones on every process.
-        """
-        here: list[Held] = []
-        spread: list[Spread] = []
-        whole: list[tuple[Place, Tensor, Sharding]] = []
-        for index, group in enumerate(self.param_groups):
-            rule = self.rule_for(group)
-            for position, p in enumerate(group["params"]):
-                if p.numel() == 0 or not takes_part(rule, p):
-                    continue
-                place = (index, position)
-                sharding, in_parts = self._division(place, p, rule, group)
-                if sharding is None:
-                    here.append(Held(place, local(p), _gradient(p), self.state[p], p.numel()))
-                elif in_parts:
-                    spread.append(Spread(place, p, sharding, rule))
-                    if sharding.sizes[sharding.rank]:
-                        elements = p.numel() if sharding.blockwise else 0
-                        own = local(p), _gradient(p), self.state[p]
-                        here.append(Held(place, *own, elements, sharding.origin))
-                else:
-                    whole.append((place, p, sharding))
-        return here, spread, self._owners.assign(whole)
-
-    def _division(
-        self, place: Place, p: Tensor, rule: type[Rule], group: dict[str, Any]
-    ) -> tuple[Sharding | None, bool]:
-        """How a parameter is sharded, and whether each process steps its part."""
-        known = self._divisions.get(place)
-        if known is None or known[0] is not p:
-            sharding, in_parts = sharding_of(self.spec, p), False
-            if sharding is not None:
-                units = units_of(rule, p, group)
-                h = settings_of_unit(settings_of(group), units[0])
-                in_parts = steps_in_parts(rule, units, p, slots_of(rule, p, h))
-                if not in_parts and rule.scope is Scope.MODEL:
-                    raise RuntimeError(
-                        f"optimizer {self.spec!r} measures the whole model by whole matrices, and"
-                        " no process has those of sharded parameters (FSDP2); use DDP"
-                    )
-            known = self._divisions[place] = (p, sharding, in_parts)
-        return known[1], known[2]
+        return self._division.divide(self.param_groups, self.state, takes_part)
 
     def _in_turns(self, owned: Sequence[Owned], *, gradients: bool = True) -> Iterator[list[Held]]:
-        """Whole parameters that this process is to step, turn by turn; then all get their parts."""
-        for turn in turns(owned):
-            like = local(turn[0].p)
-            own = [entry for entry in turn if entry.here]
-            wholes = gathered(turn, [local(entry.p) for entry in turn])
-            of_loss: Sequence[Tensor | None] = [None] * len(own)
-            if gradients:
-                of_loss = gathered(
-                    turn, [local(entry.p.grad) for entry in turn if entry.p.grad is not None]
-                )
-            yield [
-                Held(entry.place, p, g, self.state[entry.p], p.numel())
-                for entry, p, g in zip(own, wholes, of_loss, strict=True)
-            ]
-            for entry in own:
-                self._bindings.forget(entry.place)
-            for entry, part in zip(turn, scattered(turn, wholes, like), strict=True):
-                local(entry.p).copy_(part)
+        return self._division.in_turns(owned, self.state, self._bindings, gradients=gradients)
+
+    def _layouts(self) -> list[Layout]:
+        return self._division.layouts(self.param_groups, self._bindings)
 
     def _sums(self, works: list[Work], spread: Sequence[Spread]) -> list[Tensor | None]:
         """What each work's update is to know of the sums over its tensor or over the model."""
@@ -534,10 +424,6 @@ class RuleOptimizer(torch.optim.Optimizer):
 
 def _has_gradient(rule: type[Rule], p: Tensor) -> bool:
     return p.grad is not None
-
-
-def _gradient(p: Tensor) -> Tensor | None:
-    return None if p.grad is None else local(p.grad)
 
 
 def _is_tensor(value: Any) -> bool:

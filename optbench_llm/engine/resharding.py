@@ -67,10 +67,11 @@ def joined(layouts: Mapping[int, Layout], states: Mapping[int, State]) -> dict[i
             whole: State = {k: _on_cpu(v) for k, v in state.items()}
         elif i in owned:
             whole = _from_owner(state, layout, sharding, announced[i])
+            # Each process puts its own part aside.
+            if TRAIN_POINT in state:
+                whole |= _from_parts({TRAIN_POINT: state[TRAIN_POINT]}, layout, sharding)
         else:
             whole = _from_parts(state, layout, sharding)
-        if sharding is not None and TRAIN_POINT in state:
-            whole |= _from_parts({TRAIN_POINT: state[TRAIN_POINT]}, layout, sharding)
         if whole:
             result[i] = whole
     first = all(dist.get_rank(group) == 0 for group in groups)
