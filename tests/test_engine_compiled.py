@@ -8,6 +8,7 @@ import pytest
 import torch
 from oracles import CASES
 from oracles.comparison import Shape, lr_at, make_parameter, take_step
+from torch import nn
 
 import optbench_llm as ob
 from optbench_llm.engine import bound, compiled
@@ -107,6 +108,28 @@ def test_a_length_that_was_not_compiled_for_steps_as_eager_code_does(name):
             take_step(optimizer, params, shapes, t)
             take_step(other, others, shapes, t)
         assert (params[0] - others[0]).abs().max() < 1e-4, n
+
+
+@pytest.mark.parametrize("name", ["lamb", "lion@int8"])
+def test_gradients_may_lie_anyhow_in_memory(name):
+    """One number seen many times, every other one of a longer vector, a transposed matrix."""
+    grads = [
+        torch.full((1,), 0.5).expand(513),
+        torch.linspace(-1, 1, 1026)[::2],
+        torch.full((1, 1), 0.5).expand(64, 80),
+        torch.linspace(-1, 1, 64 * 80).view(80, 64).t(),
+    ]
+    paths = []
+    for dense in (False, True):
+        params = [nn.Parameter(torch.ones(g.shape)) for g in grads]
+        optimizer = ob.create_optimizer(params, name, lr=0.1, engine="compiled")
+        for p, g in zip(params, grads, strict=True):
+            p.grad = g.contiguous() if dense else g
+        optimizer.step()
+        paths.append(params)
+    for anyhow, expected in zip(*paths, strict=True):
+        assert not torch.equal(expected, torch.ones(expected.shape))
+        assert torch.equal(anyhow, expected)
 
 
 def test_8_bit_matrices_of_odd_sizes_step_as_eager_code_does():

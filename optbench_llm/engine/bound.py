@@ -90,9 +90,11 @@ class BoundUnit:
 
     def gradient(self, g: Tensor) -> Tensor:
         """The unit's view of a gradient, in the form in which compiled code gets it."""
-        if self.width == 1 and g.ndim == 1:
+        if self.width is None:
             return g
-        return g if self.width is None else self._rows(g.reshape(-1))
+        # Given by hand it may lie anyhow, as one number seen many times, say.
+        flat = g if g.is_contiguous() else g.contiguous()
+        return flat if self.width == 1 and g.ndim == 1 else self._rows(flat.view(-1))
 
     def _cuts(self) -> list[Cut]:
         """What each call gets, where one call would hold temporaries as large as the parameter.
