@@ -157,8 +157,6 @@ def measure_size(
 
 
 def in_a_line(row: dict[str, Any]) -> str:
-    if "unavailable" in row:
-        return f"{row['optimizer']}: not measured, {row['unavailable']}"
     parts = [
         f"{one['label']}: {one['reason']}"
         if "reason" in one

@@ -137,7 +137,7 @@ def all_specs() -> list[str]:
         if refusal is None and storage != "fp32"
     ]
     matrices = list_optimizers("*", scope="matrix")
-    rest = {*list_optimizers("*", unavailable=True), *low}.difference(matrices)
+    rest = {*list_optimizers(), *low}.difference(matrices)
     return [*sorted(rest), *matrices]
 
 

@@ -27,8 +27,6 @@ def measure_row(spec: str, bench: Bench, *, repetitions: int, enough_s: float) -
     """All implementations of a row, with times, traffic and extra memory."""
     info = parse_spec(spec).info
     assert info is not None
-    if info.unavailable:
-        return {"optimizer": spec, "unavailable": f"it {info.unavailable}"}
     bench.reset()
     fused = fused_adamw(bench)
     fused.warm_up(WARM_UP_STEPS)
