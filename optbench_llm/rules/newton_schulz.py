@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,14 +18,17 @@ LONG = 2
 #: How many steps x x' is good for: bfloat16's rounding of it swallows small singular values, unless
 #: it is made anew once they have grown.
 STRETCHES = (3, 2)
+#: Any of these will do: Intel's, AMD's or ARM's.
+BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:
     """The matrix with its singular values pushed to about 1 (0.7 to 1.2), its vectors kept.
 
     Five steps of the quintic iteration of https://kellerjordan.github.io/posts/muon/, in bfloat16
-    as there, which leaves errors of some percent; in float64 for a float64 matrix. Singular values
-    below about 1/500 of the Frobenius norm stay smaller.
+    as there, which leaves errors of some percent; in fp32 on a CPU without such instructions, in
+    float64 for a float64 matrix. Singular values below about 1/500 of the Frobenius norm stay
+    smaller.
     """
     rows, columns = matrix.shape
     if rows > columns:
@@ -39,8 +43,22 @@ def orthogonalise(matrix: Tensor) -> Tensor:
 
 
 def narrow(x: Tensor) -> Tensor:
-    """fp32 numbers in bfloat16; the oracles are also compared without it."""
-    return x.bfloat16() if x.element_size() == 4 else x
+    """fp32 numbers in bfloat16, where the device multiplies such; the oracles do without."""
+    if x.element_size() != 4 or (x.device.type == "cpu" and not cpu_has_bfloat16()):
+        return x
+    return x.bfloat16()
+
+
+@cache
+def cpu_has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16; others emulate it at a quarter of fp32's speed.
+
+    Where torch does not tell, it is taken for one that does.
+    """
+    import torch
+
+    able = getattr(torch.cpu, "get_capabilities", dict)()
+    return not able or any(able.get(name, False) for name in BFLOAT16_INSTRUCTIONS)
 
 
 def _step(x: Tensor, steps: int) -> Tensor:

@@ -30,8 +30,7 @@ class Scion(Rule):
             m_t / \operatorname{RMS}(m_t) & \text{vectors}
         \end{cases}
 
-    :math:`\operatorname{NS}_5` runs in bfloat16, as the authors' does. :math:`\rho` = ``radius``;
-    50, and 60 times that for head and embedding in one, is what the authors take for language
+    :math:`\operatorname{NS}_5` is Muon's. :math:`\rho` = ``radius``; 50, and 60 times that for head and embedding in one, is what the authors take for language
     models. Where they have an embedding apart, its radius is a third of the hidden layers' and not
     divided: its input is one-hot. (The head there has 10/3 times the hidden radius; here 60
     always.) Their constrained variant is :math:`\lambda = 1`, which keeps
