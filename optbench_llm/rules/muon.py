@@ -28,9 +28,10 @@ class Muon(Rule):
             - \eta \sqrt{\max(1, \text{rows}/\text{columns})}\;\operatorname{NS}_5(u_t)
 
     :math:`\operatorname{NS}_5` is five Newton-Schulz steps, in bfloat16 as the authors run them (in
-    fp32 on a CPU that emulates it, in float64 for float64 parameters). Queries, keys and values are matrices of their own, also where
-    a model fuses them. torch.optim.Muon calls this scaling ``adjust_lr_fn="original"``; its
-    ``match_rms_adamw`` has 0.2 times the root of the larger dimension in place of the ratio.
+    fp32 on a CPU that emulates it, in float64 for float64 parameters). Queries, keys and values are
+    matrices of their own, also where a model fuses them. torch.optim.Muon calls this scaling
+    ``adjust_lr_fn="original"``; its ``match_rms_adamw`` has 0.2 times the root of the larger
+    dimension in place of the ratio.
     """
 
     scope = Scope.MATRIX

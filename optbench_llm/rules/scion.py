@@ -30,13 +30,14 @@ class Scion(Rule):
             m_t / \operatorname{RMS}(m_t) & \text{vectors}
         \end{cases}
 
-    :math:`\operatorname{NS}_5` is Muon's. :math:`\rho` = ``radius``; 50, and 60 times that for head and embedding in one, is what the authors take for language
-    models. Where they have an embedding apart, its radius is a third of the hidden layers' and not
-    divided: its input is one-hot. (The head there has 10/3 times the hidden radius; here 60
-    always.) Their constrained variant is :math:`\lambda = 1`, which keeps
-    every weight within its radius, their unconstrained one :math:`\lambda = 0`; a model's norms and
-    biases are unconstrained here, since they do not decay. ``alpha`` is one minus the usual
-    momentum. For kernels of convolutions the authors divide by the kernel's size once more.
+    :math:`\operatorname{NS}_5` is Muon's. :math:`\rho` = ``radius``; 50, and 60 times that for head
+    and embedding in one, is what the authors take for language models. Where they have an embedding
+    apart, its radius is a third of the hidden layers' and not divided: its input is one-hot. (The
+    head there has 10/3 times the hidden radius; here 60 always.) Their constrained variant is
+    :math:`\lambda = 1`, which keeps every weight within its radius, their unconstrained one
+    :math:`\lambda = 0`; a model's norms and biases are unconstrained here, since they do not decay.
+    ``alpha`` is one minus the usual momentum. For kernels of convolutions the authors divide by the
+    kernel's size once more.
     """
 
     scope = Scope.MATRIX
