@@ -1,0 +1,1 @@
+"""What a step communicates and keeps, counted, put in formulas and carried on; see `scaling.py`."""
