@@ -187,6 +187,22 @@ def test_rules_that_see_rows_or_matrices_keep_8_bits_too(spec, shape):
     assert 0 < (found - exact).norm() < 0.1 * exact.norm()
 
 
+def test_a_matrix_stored_the_other_way_round_has_the_same_8_bits():
+    """Also where its rows, as the rule sees them, are as long as a block."""
+    generator = torch.Generator().manual_seed(0)
+    start, g = torch.randn(2, 64, BLOCK, generator=generator)
+    ends = []
+    for turned in (False, True):
+        p = nn.Parameter(start.t().contiguous() if turned else start.clone())
+        group = {"params": [p], "role": "matrix", "conv1d": turned}
+        optimizer = ob.create_optimizer([group], "muon@int8", engine="eager")
+        for _ in range(2):
+            p.grad = g.t().contiguous() if turned else g
+            optimizer.step()
+        ends.append(p.detach().t() if turned else p.detach())
+    torch.testing.assert_close(*ends)
+
+
 @pytest.mark.parametrize("spec", ["adamw@bf16", "adamw@int8"])
 def test_a_resumed_run_rounds_as_the_uninterrupted_one(spec):
     """Bit for bit: the noise belongs to the step, not to the process."""

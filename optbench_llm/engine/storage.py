@@ -99,7 +99,7 @@ class Blockwise:
         """Flat codes, and the scales, one a block."""
         if _in_blocks(value):
             codes, scale = self._encode(value.float(), noise)
-            return codes.view(-1), scale
+            return codes.reshape(-1), scale
         flat = value.reshape(-1).float()
         whole = flat.numel() // BLOCK * BLOCK
         parts = [
