@@ -31,19 +31,15 @@ FOLDER = Path(__file__).parent
 RESULT, PAGE = FOLDER / "results" / "scaling.json", FOLDER / "SCALING.md"
 ROWS = [name for name in ob.list_optimizers() if ob.optimizer_info(name).rule is not None]
 LOW_BITS = ["lion@int8", "adamw@int8", "adamw@bf16", "muon@int8"]
-#: Rows that are stepped over all layers, one for each way of stepping; others over two.
-ALL_LAYERS = ("lion", "lamb", "prodigy", "muon")
-#: Rows of many or large matrix products, stepped over one.
-PRODUCTS = ("muon@int8", "psgd-kron", "scion", "shampoo", "soap")
+#: Rows that are stepped over the shapes of all of GPT-2, some for each way; others over small ones.
+ALL_LAYERS = ("adamw", "lamb", "lion", "lion@int8", "muon", "prodigy")
 PROCESSES = (2, 4)
 REPLICATED_SHAPES = "gpt2, tiny"
 
 
 def shapes_for(spec: str) -> str:
     """The model whose shapes are stepped with a row."""
-    if spec in ALL_LAYERS:
-        return "gpt2"
-    return "gpt2, 1 layer" if spec in PRODUCTS else "gpt2, 2 layers"
+    return "gpt2" if spec in ALL_LAYERS else "gpt2, small"
 
 
 def count(way: str, shapes: str, processes: int, specs: list[str]) -> dict[str, Any]:

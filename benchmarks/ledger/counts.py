@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -30,7 +30,7 @@ class Counts:
     sent_bytes: int = 0
     received_bytes: int = 0
     flops: int = 0
-    peak_bytes: int = 0
+    peak_bytes: int | None = None
 
 
 class Communication(TorchDispatchMode):
@@ -40,9 +40,7 @@ class Communication(TorchDispatchMode):
         super().__init__()
         self.counts = counts
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Count a collective, and let it be."""
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # it comes back as what it does on this process
@@ -65,18 +63,22 @@ class Communication(TorchDispatchMode):
             raise RuntimeError(f"the step called {func}, which nobody counts here; add it")
 
 
-def counted(call: Callable[[], Any]) -> Counts:
-    """Make the call and count."""
+def counted(call: Callable[[], Any], *, memory: bool) -> Counts:
+    """Make the call and count; the memory too, which costs a record of each operation."""
     counts = Counts()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as found:
-        with FlopCounterMode(display=False) as flops, Communication(counts):
-            call()
+    kinds = [ProfilerActivity.CPU]
+    with (
+        profile(activities=kinds, profile_memory=True) if memory else nullcontext() as found,
+        FlopCounterMode(display=False) as flops,
+        Communication(counts),
+    ):
+        call()
     counts.flops = flops.get_total_flops()
-    counts.peak_bytes = _peak(found)
+    counts.peak_bytes = None if found is None else _peak(found)
     return counts
 
 
-def gathered_counts(counts: Counts, **more: int) -> list[dict[str, int]]:
+def gathered_counts(counts: Counts, **more: int) -> list[dict[str, Any]]:
     """Those of all processes, in order of rank; every process must call it."""
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, asdict(counts) | more)
@@ -98,5 +100,3 @@ def _peak(found: profile) -> int:
 
 def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
-
-

@@ -1,8 +1,8 @@
 """What an optimizer's step would take of a training step on H100s: calculated, never measured.
 
 Data sheet of the H100 SXM5: 3.35 TB/s of memory, NVLink 900 GB/s in both directions together,
-989 TFLOP/s of dense bf16. Reached are assumed to be all of the bandwidths, and 40 % of the products.
-No latency, no launch of a kernel is in it, and no exchange overlaps with arithmetic.
+989 TFLOP/s of dense bf16. Reached are assumed to be all of the bandwidths, and 40 % of the
+products. No latency, no launch of a kernel is in it, and no exchange overlaps with arithmetic.
 """
 
 from __future__ import annotations

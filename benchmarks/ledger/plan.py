@@ -21,12 +21,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from ledger.shapes import meta_model, sharded
 from torch import Tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils.flop_counter import FlopCounterMode
 
 import optbench_llm as ob
+from ledger.shapes import meta_model, sharded
 from optbench_llm.engine import RuleOptimizer
 from optbench_llm.engine.scalars import settings_of, settings_of_unit
 from optbench_llm.engine.sharding import Owned, Spread, turns
@@ -78,6 +78,11 @@ class Plan:
         return SUM_BYTES * self.sums
 
     @property
+    def ring_bytes(self) -> float:
+        """What a ring sends from each process to reduce that."""
+        return 2 * (self.processes - 1) / self.processes * self.payload_bytes
+
+    @property
     def formula_bytes(self) -> float:
         """What a process sends on average where all parts are equal: the closed formula."""
         n = self.processes
@@ -126,14 +131,18 @@ def _plan_alone(optimizer: RuleOptimizer) -> Plan:
 
 
 def _add_parts(found: Plan, optimizer: RuleOptimizer, spread: Sequence[Spread]) -> None:
+    known: dict[Any, int] = {}
     for entry in spread:
-        sharding = entry.sharding
+        sharding, number = entry.sharding, entry.place[0]
+        elements = entry.p.numel() if sharding.blockwise else 0
         for rank, share in enumerate(found.shares):
             if sharding.count_of(rank):
-                part = entry.p.new_empty(sharding.shape_of(rank), device="meta")
-                elements = entry.p.numel() if sharding.blockwise else 0
-                share.elements += part.numel()
-                share.state_bytes += _state_bytes(optimizer, entry.place[0], part, elements)
+                key = (number, shape := sharding.shape_of(rank), elements)
+                if key not in known:
+                    part = torch.empty(shape, device="meta")
+                    known[key] = _state_bytes(optimizer, number, part, elements)
+                share.elements += sharding.count_of(rank)
+                share.state_bytes += known[key]
 
 
 def _add_owned(found: Plan, optimizer: RuleOptimizer, owned: Sequence[Owned]) -> None:
@@ -150,11 +159,16 @@ def _add_owned(found: Plan, optimizer: RuleOptimizer, owned: Sequence[Owned]) ->
             share.exchanged_bytes += ELEMENT_BYTES * 3 * (own + parts)
             # When new values go back: parameters and gradients, the former packed, and what comes.
             share.buffer_bytes = max(share.buffer_bytes, ELEMENT_BYTES * (3 * own + parts))
+    known: dict[Any, tuple[int, int]] = {}
     for entry in owned:
-        whole = torch.empty(entry.p.shape, device="meta")
-        share, number = found.shares[entry.owner], entry.place[0]
-        share.state_bytes += _state_bytes(optimizer, number, whole, whole.numel())
-        share.flops += _flops(optimizer, number, whole)
+        key = (number := entry.place[0], entry.p.shape)
+        if key not in known:
+            whole = torch.empty(entry.p.shape, device="meta")
+            state = _state_bytes(optimizer, number, whole, whole.numel())
+            known[key] = (state, _flops(optimizer, number, whole))
+        share = found.shares[entry.owner]
+        share.state_bytes += known[key][0]
+        share.flops += known[key][1]
 
 
 def _sums(spread: Sequence[Spread]) -> int:

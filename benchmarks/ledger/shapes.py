@@ -13,8 +13,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 TOKENS: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 0}
 SHAPES = {
     "gpt2": GPT2Config(**TOKENS),
-    "gpt2, 1 layer": GPT2Config(n_layer=1, **TOKENS),
-    "gpt2, 2 layers": GPT2Config(n_layer=2, **TOKENS),
+    "gpt2, small": GPT2Config(n_layer=2, n_embd=256, n_head=4, vocab_size=5003, **TOKENS),
     "gpt2, tiny": GPT2Config(n_layer=1, n_embd=64, n_head=2, vocab_size=1000, **TOKENS),
     # LlamaConfig's own defaults are the shapes of Llama 7B.
     "llama 7B": LlamaConfig(),
