@@ -73,7 +73,7 @@ def _first(rows: Rows, further: dict[tuple[str, int], dict[str, Plan]]) -> str:
             f" process. Muon on Llama 7B sends {seven[8]['muon'].mean('sent_bytes') / 1e9:.2f} GB"
             f" from each of 8 GPUs, {seven[64]['muon'].mean('sent_bytes') / 1e9:.2f} from each of"
             " 64. FSDP2 itself sends 6 (n − 1) / n for every element in bf16 (two gathers, one"
-            " reduction): n / 2 times as much.",
+            " reduction; calculated): n / 2 times as much.",
             "- **State is divided by n** wherever parameters are stepped in parts. Owners hold it"
             f" whole, and one parameter has one owner: on 64 processes `adamp` on GPT-2 keeps"
             f" {unequal.most('state_bytes') / unequal.mean('state_bytes'):.0f} times the mean on"
@@ -220,7 +220,8 @@ H100_TEXT = (
     " and written, all in fp32 or the row's storage; once more read where sums are measured; what"
     " is exchanged copied into and out of buffers; then the link and the products, one after the"
     " other, on the GPU that takes longest. So it is a lower bound: neither latencies nor launches"
-    " are in it, nor further passes that `adafactor`, `adam-mini` and `came` make over their means. `soap`,"
+    " are in it, nor further passes that `adafactor`, `adam-mini` and `came` make over their means."
+    " `soap`,"
     " `shampoo` and `psgd-kron` are left out, since their decompositions do not run at the rate of"
     " products. Under DDP each of eight GPUs takes what one takes. *Held* is weights and gradients"
     " in fp32 and state on the fullest GPU, in GB; above 80 it does not fit, and the figure is what"
@@ -263,7 +264,7 @@ def _held(plan: Plan) -> str:
 SAVINGS = """\
 - `adahessian`, `adamp`, `ranger` and `sgdp` need whole output channels, not whole matrices. Where
   these are rows (every weight of Llama, embeddings everywhere) FSDP2's parts are whole channels,
-  and nothing would have to be sent; today all of it is.
+  and nothing but sums would have to be sent; today all of it is.
 - An embedding has one owner where a rule wants it whole. On GPT-2 that owner keeps 20 times the
   mean on 64 processes, and on eight H100s the exchange makes the steps of `adafactor`,
   `adam-mini` and `came` longer than on one (calculated). All that `scion` needs of an embedding
