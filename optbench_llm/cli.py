@@ -166,8 +166,12 @@ def leaderboard(
         typer.Option(metavar="DIR", help="Folder of the results (default: runs/RECIPE)."),
     ] = None,
     workers: Annotated[
-        int, typer.Option(min=1, help="Processes that share the cores; 1 gives the best timings.")
+        int, typer.Option(min=1, help="Trials at a time; 1 gives the best timings.")
     ] = 1,
+    processes_per_trial: Annotated[
+        int | None,
+        typer.Option(metavar="K", help="Processes of each trial: its batch is divided over them."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan and what it may cost; write nothing.")
     ] = False,
@@ -186,7 +190,14 @@ def leaderboard(
         code = run_command(
             recipe,
             specs=None if optim is None else split_specs("--optim", optim),
-            changes={"model": model, "data": data, "max_steps": max_steps, "seed": seed, "lr": lr},
+            changes={
+                "model": model,
+                "data": data,
+                "max_steps": max_steps,
+                "seed": seed,
+                "lr": lr,
+                "processes_per_trial": processes_per_trial,
+            },
             store=store,
             workers=workers,
             dry_run=dry_run,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from pydantic import ValidationError
 from rich.console import Console
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from transformers.utils import logging as transformers_logging
 
 from optbench_llm.data import DataSettings, data_fingerprint, load_data
+from optbench_llm.launch import launch
 from optbench_llm.leaderboard.environment import describe_environment
 from optbench_llm.models import load_model, model_fingerprint
 from optbench_llm.providers import canonical_spec
@@ -149,25 +146,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _in_processes(count: int, argv: Sequence[str]) -> int:
-    """Run the command in so many processes of this machine; its exit code."""
+    """Run the command in so many processes of this machine; its exit code, as a shell gives it."""
     devices = torch.cuda.device_count()
     if devices and count > devices:
         raise ValueError(f"--num-processes {count}: this machine has {devices} GPUs, one for each")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // count)))
-    if not devices:
-        os.environ["ACCELERATE_USE_CPU"] = "true"
-    config = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=count,
-        rdzv_backend="c10d", rdzv_endpoint="localhost:0", run_id=uuid.uuid4().hex, max_restarts=0,
-    )  # fmt: skip
-    try:
-        elastic_launch(config, sys.executable)("-m", "optbench_llm.finetune", *argv)
-    except SignalException:
-        # The processes got it too, and said what is to be said.
-        return 130
-    except ChildFailedError as error:
-        return abs(error.get_first_failure()[1].exitcode)
-    return 0
+    code = launch(count, ["-m", "optbench_llm.finetune", *argv])
+    return code if code >= 0 else 128 - code
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[FinetuneArguments, OptBenchArguments]:

@@ -28,6 +28,7 @@ def setup(tmp_path: Path) -> dict[str, Any]:
     settings = DataSettings(source=str(path), block_size=128)
     return {
         "threads": 1,
+        "processes": 1,
         "model": MODEL,
         "data": settings.model_dump(mode="json"),
         "training": {"max_eval_blocks": None},

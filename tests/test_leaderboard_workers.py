@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from optbench_llm.leaderboard import process
-from optbench_llm.leaderboard.cores import cpu_quota, threads_per_worker
+from optbench_llm.leaderboard.cores import cpu_quota, threads_per_process
 from optbench_llm.leaderboard.executor import Event, Finished
 from optbench_llm.leaderboard.local import LocalExecutor
 from optbench_llm.leaderboard.process import EXITED, WorkerProcess
@@ -97,7 +97,7 @@ def test_the_end_of_a_worker_is_told_even_after_a_line_that_cannot_be_read(
     """A worker killed while it writes leaves half a line; its parent must not wait for ever."""
     monkeypatch.setattr(process, "_WORKER", PROGRAM + program)
     inbox: queue.Queue = queue.Queue()
-    setup = {"threads": 1, "starts": str(tmp_path / "starts")}
+    setup = {"threads": 1, "processes": 1, "starts": str(tmp_path / "starts")}
     worker = WorkerProcess(1, setup, inbox, tmp_path / "log")
     assert inbox.get(timeout=30) == (worker, {"event": EXITED})
 
@@ -105,9 +105,9 @@ def test_the_end_of_a_worker_is_told_even_after_a_line_that_cannot_be_read(
 def test_the_users_thread_count_is_respected(monkeypatch):
     """OMP_NUM_THREADS holds for every worker; without it the cores are shared."""
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert threads_per_worker(2) == 3
+    assert threads_per_process(2) == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "")
-    assert threads_per_worker(1000) == 1
+    assert threads_per_process(1000) == 1
 
 
 def test_a_containers_share_of_time_counts_as_cores(tmp_path):

@@ -13,6 +13,7 @@ _HOMES = {
     "DataSplits": "optbench_llm.data.load",
     "Record": "optbench_llm.data.records",
     "RecordReport": "optbench_llm.data.records",
+    "check_enough_blocks": "optbench_llm.data.load",
     "data_fingerprint": "optbench_llm.data.fingerprint",
     "load_data": "optbench_llm.data.load",
     "make_collator": "optbench_llm.data.blocks",
@@ -24,6 +25,7 @@ __all__ = [
     "DataSplits",
     "Record",
     "RecordReport",
+    "check_enough_blocks",
     "data_fingerprint",
     "load_data",
     "make_collator",
@@ -32,7 +34,7 @@ __all__ = [
 if TYPE_CHECKING:
     from optbench_llm.data.blocks import Blocks, Collator, make_collator
     from optbench_llm.data.fingerprint import data_fingerprint
-    from optbench_llm.data.load import DataSplits, load_data
+    from optbench_llm.data.load import DataSplits, check_enough_blocks, load_data
     from optbench_llm.data.records import Record, RecordReport
     from optbench_llm.data.settings import DataSettings
 

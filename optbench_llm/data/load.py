@@ -64,6 +64,15 @@ def load_data(settings: DataSettings, tokenizer: Any) -> DataSplits:
     return DataSplits(**blocks, fingerprint=fingerprint, report=report)
 
 
+def check_enough_blocks(splits: DataSplits, processes: int) -> None:
+    """Raise ValueError where not every one of ``processes`` would have a block to train on."""
+    if len(splits.train) < processes:
+        raise ValueError(
+            f"{splits.report}: the train split has {len(splits.train)} blocks, fewer than the "
+            f"{processes} processes that share them; use fewer processes, or give more records"
+        )
+
+
 def _check_tokenizer(settings: DataSettings, tokenizer: Any) -> None:
     if tokenizer.eos_token_id is None:
         raise ValueError(

@@ -98,6 +98,7 @@ def run_leaderboard(plan: Plan, store_path: Path, display: Display, workers: int
             executor = LocalExecutor(
                 setup=_setup(plan, store),
                 workers=workers,
+                processes=plan.recipe.processes_per_trial,
                 log_folder=store.path,
                 trial_timeout_s=plan.recipe.limits.trial_timeout_s,
             )

@@ -65,6 +65,8 @@ def changed(recipe: Recipe, changes: dict[str, Any], specs: Sequence[str] | None
         values["data.source"] = changes["data"]
     if changes.get("max_steps") is not None:
         values |= {"training.max_steps": changes["max_steps"], "training.num_train_epochs": None}
+    if changes.get("processes_per_trial") is not None:
+        values["processes_per_trial"] = changes["processes_per_trial"]
     if changes.get("seed") is not None:
         values["seeds"] = [changes["seed"]]
     return override(recipe, values) if values else recipe

@@ -18,12 +18,12 @@ def usable_cores() -> int:
     return max(1, math.ceil(min(cores, cpu_quota(_CGROUPS))))
 
 
-def threads_per_worker(workers: int) -> int:
+def threads_per_process(processes: int) -> int:
     """The user's own OMP_NUM_THREADS, or an equal share of the cores."""
     wish = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if wish.isdecimal() and int(wish) > 0:
         return int(wish)
-    return max(1, usable_cores() // workers)
+    return max(1, usable_cores() // processes)
 
 
 def cpu_quota(folder: Path) -> float:

@@ -50,11 +50,12 @@ def estimate(plan: Plan, store: Store, workers: int) -> Estimate:
     missing = plan.missing(store)
     if not missing:
         return Estimate(0.0, None, "nothing is left to run")
+    processes = plan.recipe.processes_per_trial
     measured = [r.record for r in store.results if r.record["status"] == "done"]
     rounds = math.ceil(len(missing) / workers)
     if measured:
         wall_s = sum(record["wall_s"] for record in measured) / len(measured)
-        peak = max(record["peak_mem_bytes"] for record in measured)
+        peak = max(record["peak_mem_bytes"] for record in measured) * processes
         basis = f"from the {len(measured)} finished trials of this store"
         return Estimate(_START_S + wall_s * rounds, peak, basis)
     size = model_size(plan.recipe.model)
@@ -65,7 +66,7 @@ def estimate(plan: Plan, store: Store, workers: int) -> Estimate:
     state = max(_state_bytes_per_param(trial) for trial in missing)
     activations = _activation_bytes(plan, size)
     weights = size.parameters * (_WEIGHTS_AND_GRADIENT_BYTES + state)
-    memory = _LIBRARIES_BYTES + weights + activations
+    memory = (_LIBRARIES_BYTES + weights) * processes + activations
     basis = f"rough, from {size.parameters / 1e6:.1f} M parameters"
     basis += "" if activations else ", without activations"
     return Estimate(_START_S + trial_s * rounds * workers, memory, basis)

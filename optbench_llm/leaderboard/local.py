@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from optbench_llm.leaderboard.cores import threads_per_worker
+from optbench_llm.leaderboard.cores import threads_per_process
 from optbench_llm.leaderboard.executor import (
     Event,
     Finished,
@@ -30,21 +30,25 @@ class _Running:
     trial: TrialSpec
     began: float = field(default_factory=time.monotonic)
     losses: list[float] = field(default_factory=list)
+    # Status and reason, as soon as the worker has told that the trial failed.
+    failure: tuple[str, str] | None = None
 
 
 @dataclass
 class LocalExecutor:
-    """``workers`` processes, each with its share of the cores; one that fails is replaced.
+    """``workers``, each with its share of the cores; one that fails is replaced.
 
-    A worker loads data, model and code once and then runs trial after trial. It is kept only while
-    its trials succeed: what a failed trial left behind can touch no other. Once any worker has been
-    ready, one that cannot start is tried once more; when none is left, neither are trials to hope
-    for, and the rest become rows that say why.
+    A worker is ``processes`` processes that run each trial together. It loads data, model and code
+    once and then runs trial after trial. It is kept only while its trials succeed: what a failed
+    trial left behind can touch no other. Once any worker has been ready, one that cannot start is
+    tried once more; when none is left, neither are trials to hope for, and the rest become rows
+    that say why.
     """
 
     setup: dict[str, Any]
     workers: int
     log_folder: Path
+    processes: int = 1
     trial_timeout_s: float | None = None
     # Loading includes the untouched model's evaluation.
     start_timeout_s: float = 3600.0
@@ -69,10 +73,13 @@ class LocalExecutor:
 
     def _start(self, number: int) -> None:
         log = self.log_folder / f"worker-{number}.log"
-        threads = threads_per_worker(self.workers)
+        threads = threads_per_process(self.workers * self.processes)
         # Only the first worker measures the untouched model, and only once.
         baseline = self.setup["baseline"] and number == 1
-        setup = {**self.setup, "threads": threads, "baseline": baseline}
+        setup = {
+            **self.setup, "baseline": baseline, "threads": threads, "number": number,
+            "workers": self.workers, "processes": self.processes,
+        }  # fmt: skip
         self._running[WorkerProcess(number, setup, self._inbox, log)] = None
 
     def _next_events(self) -> Iterator[Event]:
@@ -98,12 +105,12 @@ class LocalExecutor:
             yield Stepped(worker.number, running.trial, message["step"], message["loss"])
         elif kind == "result" and running:
             yield self._finish(worker, message["record"], message["losses"])
-            if message["healthy"]:
-                yield from self._give_next(worker)
-            else:
-                self._replace(worker)
+            yield from self._give_next(worker)
+        elif kind == "failed" and running:
+            # The worker ends now. Of several processes the first to fail is the cause.
+            running.failure = running.failure or (message["status"], message["reason"])
         elif kind == EXITED:
-            status, reason = worker.death()
+            status, reason = worker.death(running.failure if running else None)
             if running is not None:
                 yield self._fail(worker, status, reason)
                 return
@@ -188,4 +195,4 @@ class LocalExecutor:
                     f"over the recipe's limit of {self.trial_timeout_s:g} s "
                     f"after step {len(running.losses)}"
                 )
-                yield self._fail(worker, "timeout", reason)
+                yield self._fail(worker, *(running.failure or ("timeout", reason)))

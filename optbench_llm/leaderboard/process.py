@@ -21,14 +21,18 @@ from typing import Any
 
 EXITED = "exited"
 # The parent's own search path: with -m, a folder datasets/ beside the user would be imported.
-_WORKER = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from optbench_llm.leaderboard.worker import main; main()"
+_PATH = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+_WORKER = _PATH + "from optbench_llm.leaderboard.worker import main; main()"
+_GROUP = (
+    _PATH + "from optbench_llm.leaderboard.group import main; "
+    "main(json.loads(sys.argv[2]), sys.argv[3:])"
 )
 
 
 class WorkerProcess:
     """Start a worker, send it commands, and have its events put into ``inbox``.
+
+    A worker of several processes is torchrun's process here, and what it has started.
 
     Every item of ``inbox`` is ``(this process, event)``; the last one is ``{"event": "exited"}``.
     """
@@ -51,7 +55,7 @@ class WorkerProcess:
         }
         with open(log, "a", encoding="utf-8") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _WORKER, json.dumps(sys.path)],
+                [sys.executable, *_program(setup)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -72,23 +76,30 @@ class WorkerProcess:
     def send(self, command: dict[str, Any]) -> None:
         """Send one command; to a worker that is dead already, its exit event says so."""
         assert self._process.stdin is not None
-        try:
+        # A ValueError where `kill` has closed it.
+        with contextlib.suppress(BrokenPipeError, ValueError):
             self._process.stdin.write(json.dumps(command) + "\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            return
 
     def kill(self) -> None:
         """End the worker and whatever it started, at once."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            # torchrun's processes have sessions of their own: each of them notices.
+            self._process.stdin.close()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
 
-    def death(self) -> tuple[str, str]:
-        """Status and reason for the trial that a dead worker was running."""
+    def death(self, told: tuple[str, str] | None) -> tuple[str, str]:
+        """Status and reason for the trial that a dead worker was running.
+
+        ``told`` is what it said itself. Where a signal ended one of its processes, that only
+        followed from it.
+        """
         code = self._process.wait()
         if code >= 0:
-            return "error", f"worker ended with exit code {code}; see {self.log.name}"
+            return told or ("error", f"worker ended with exit code {code}; see {self.log.name}")
         name = signal.Signals(-code).name
         if code == -signal.SIGKILL and _oom_kills() > self._oom_kills_before:
             return "oom", f"worker killed by {name}: the system ran out of memory"
@@ -105,6 +116,15 @@ class WorkerProcess:
         finally:
             self._process.wait()
             self._inbox.put((self, {"event": EXITED}))
+
+
+def _program(setup: dict[str, Any]) -> list[str]:
+    """What Python is to run."""
+    path = json.dumps(sys.path)
+    worker = ["-c", _WORKER, path]
+    if setup["processes"] == 1:
+        return worker
+    return ["-c", _GROUP, path, json.dumps(setup), *worker]
 
 
 def _oom_kills() -> int:

@@ -64,7 +64,7 @@ class TrainingSettings(Section):
 
     max_steps: int | None = Field(None, ge=1, description="optimizer steps; or num_train_epochs")
     num_train_epochs: float | None = Field(None, gt=0, allow_inf_nan=False)
-    batch_size: int = Field(8, ge=1, description="blocks per device and forward pass")
+    batch_size: int = Field(8, ge=1, description="blocks a forward pass, over all processes")
     gradient_accumulation_steps: int = Field(1, ge=1)
     schedule: Schedule = "cosine"
     warmup_steps: int = Field(0, ge=0)
@@ -73,7 +73,7 @@ class TrainingSettings(Section):
     )
     max_grad_norm: float = Field(1.0, ge=0, allow_inf_nan=False, description="0: no clipping")
     precision: Literal["fp32", "bf16"] = "fp32"
-    eval_batch_size: int = Field(8, ge=1)
+    eval_batch_size: int = Field(8, ge=1, description="blocks a forward pass and process")
     max_eval_blocks: int | None = Field(None, ge=1, description="null: the whole validation split")
 
     @model_validator(mode="after")
@@ -126,6 +126,7 @@ class Recipe(Section):
     model: str
     data: DataSettings
     training: TrainingSettings
+    processes_per_trial: int = Field(1, ge=1, description="each takes its part of batch_size")
     lr: Annotated[float | Literal["declared"], BeforeValidator(_learning_rate)] = "declared"
     lr_scale: float = Field(1.0, gt=0, allow_inf_nan=False)
     seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field([42], min_length=1)
@@ -149,6 +150,16 @@ class Recipe(Section):
         return value
 
     @model_validator(mode="after")
+    def _processes_share_the_batch(self) -> Recipe:
+        count, batch = self.processes_per_trial, self.training.batch_size
+        if batch % count:
+            raise ValueError(
+                f"processes_per_trial {count} does not divide training.batch_size {batch}, of which"
+                " each process takes an equal part; change one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _lr_scale_has_an_effect(self) -> Recipe:
         if self.lr != "declared" and self.lr_scale != 1:
             raise ValueError("lr_scale multiplies declared learning rates: it needs lr: declared")
@@ -165,6 +176,15 @@ class Recipe(Section):
         if self.rank_by == "eval_loss" and self.data.validation_fraction == 0:
             raise ValueError("rank_by: eval_loss needs a data.validation_fraction above 0")
         return self
+
+    @property
+    def launch(self) -> dict[str, int]:
+        """How a trial is started, as far as its result depends on that: empty for one process.
+
+        With several, other dropout masks are drawn, and sums are rounded otherwise.
+        """
+        count = self.processes_per_trial
+        return {} if count == 1 else {"processes_per_trial": count}
 
     @property
     def track(self) -> str:

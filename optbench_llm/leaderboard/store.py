@@ -55,6 +55,7 @@ def identity(recipe: Recipe, inputs: Inputs) -> dict[str, Any]:
         "lr_scale": recipe.lr_scale,
         "seeds": list(recipe.seeds),
         "training": recipe.training.model_dump(mode="json"),
+        **recipe.launch,
     }
 
 

@@ -150,6 +150,11 @@ class Board:
                 "with other package versions or another number of threads: compare their speed and "
                 "memory with care; losses may differ in the last digits as well."
             )
+        if self.recipe.processes_per_trial > 1:
+            count = self.recipe.processes_per_trial
+            notes.append(
+                f"Each trial ran on {count} processes; peak memory is that of one of them."
+            )
         notes.append(_machine(self.environment))
         return notes
 

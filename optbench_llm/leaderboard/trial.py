@@ -90,6 +90,7 @@ def plan_trials(recipe: Recipe, inputs: Inputs) -> list[TrialSpec]:
 def _training(recipe: Recipe, entry: OptimizerEntry) -> dict[str, Any]:
     return {
         **recipe.training.model_dump(mode="json"),
+        **recipe.launch,
         "schedule": recipe.schedule_of(entry),
         "weight_decay": recipe.weight_decay_of(entry),
     }

@@ -15,7 +15,7 @@ from accelerate.state import AcceleratorState
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
-from optbench_llm.data import DataSettings, load_data, make_collator
+from optbench_llm.data import DataSettings, check_enough_blocks, load_data, make_collator
 from optbench_llm.models import load_model
 from optbench_llm.training import OptBenchArguments, OptBenchTrainer
 from optbench_llm.training.evaluation import mean_token_loss
@@ -49,6 +49,7 @@ class Workbench:
         splits = load_data(settings, self._base.tokenizer)
         self._splits = splits.with_validation(setup["training"]["max_eval_blocks"])
         _check_unchanged("data", settings.source, self._splits.fingerprint, planned["data"])
+        check_enough_blocks(splits, setup["processes"])
         # Trials collect garbage often; what is loaded now stays, and need not be looked at again.
         gc.collect()
         gc.freeze()
@@ -58,9 +59,13 @@ class Workbench:
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         device_type = accelerator.type if accelerator else "cpu"
         device = torch.cuda.get_device_name() if device_type == "cuda" else device_type
-        threads = self._setup["threads"]
         return {
-            "environment": {"device": device, "device_type": device_type, "threads": threads},
+            "environment": {
+                "device": device,
+                "device_type": device_type,
+                "threads": self._setup["threads"],
+                "processes": self._setup["processes"],
+            },
             "steps": self._steps(),
             "data": str(self._splits.report),
             "untouched_eval_loss": self._untouched_eval_loss(),
@@ -86,7 +91,7 @@ class Workbench:
         return record.to_dict()
 
     def _steps(self) -> int:
-        """Optimizer steps of a trial on one process."""
+        """Optimizer steps of a trial."""
         training = self._setup["training"]
         if training["max_steps"]:
             return training["max_steps"]
@@ -115,6 +120,7 @@ class Workbench:
 def training_arguments(trial: dict[str, Any], folder: str) -> OptBenchArguments:
     """The Trainer's arguments for a trial (see `TrialSpec.to_dict`); it writes to ``folder``."""
     training = trial["training"]
+    processes = training.get("processes_per_trial", 1)
     return OptBenchArguments(
         output_dir=folder,
         optim=trial["spec"],
@@ -125,7 +131,7 @@ def training_arguments(trial: dict[str, Any], folder: str) -> OptBenchArguments:
         warmup_steps=training["warmup_steps"],
         max_steps=training["max_steps"] or -1,
         num_train_epochs=training["num_train_epochs"] or 3.0,
-        per_device_train_batch_size=training["batch_size"],
+        per_device_train_batch_size=training["batch_size"] // processes,
         per_device_eval_batch_size=training["eval_batch_size"],
         gradient_accumulation_steps=training["gradient_accumulation_steps"],
         max_grad_norm=training["max_grad_norm"],
@@ -154,7 +160,7 @@ def _check_unchanged(kind: str, name: str, loaded: str, planned: str) -> None:
 
 
 def _reset_process_state(seed: int) -> None:
-    """Undo what an earlier trial left in this process."""
+    """Undo what an earlier trial left in this process; its process group is used again."""
     AcceleratorState._reset_state(reset_partial_state=True)
     if "bitsandbytes" in sys.modules:
         # It remembers every module whose embedding it was told to keep in 32 bits.

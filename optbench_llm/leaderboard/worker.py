@@ -16,7 +16,11 @@ import traceback
 from collections.abc import Callable
 from typing import IO, Any
 
+from optbench_llm.leaderboard.ranks import Ranks, end_with_torchrun
+
 Send = Callable[..., None]
+# Events of several processes go through one pipe, which keeps lines of up to 4096 bytes whole.
+_REASON_LENGTH = 500
 
 
 def main() -> None:
@@ -24,49 +28,63 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     send = _claim_standard_output()
     commands: queue.Queue[dict[str, Any]] = queue.Queue()
-    threading.Thread(target=_listen, args=(sys.stdin, commands), daemon=True).start()
+    ranks = Ranks()
+    if ranks.count > 1:
+        end_with_torchrun(_end)
+    if ranks.rank == 0:
+        threading.Thread(target=_listen, args=(sys.stdin, commands), daemon=True).start()
 
-    setup = commands.get()
-    # Imported here: it takes seconds, and the parent's end must be noticed meanwhile.
+    # What it imports takes seconds, and the parent's end must be noticed meanwhile.
+    ranks.join()
+    setup = ranks.tell(commands.get)
     try:
+        from optbench_llm.leaderboard.gpus import use_own_gpus
         from optbench_llm.leaderboard.workbench import Workbench
 
+        if ranks.count == 1:
+            use_own_gpus(setup["number"], setup["workers"], 1)
         bench = Workbench(setup)
-        send(event="ready", facts=bench.facts())
+        facts = bench.facts()
     except (ValueError, OSError) as error:
         traceback.print_exc()
         send(event="refused", message=str(error))
         return
-    while True:
-        _run(bench, commands.get()["trial"], send)
+    ranks.meet()
+    if ranks.rank == 0:
+        send(event="ready", facts=facts)
+    while _run(bench, ranks.tell(commands.get)["trial"], ranks, send):
+        pass
+    # What a failed trial left behind, such as a wait for the other processes, holds nothing up.
+    os._exit(1)
 
 
-def _run(bench: Any, trial: dict[str, Any], send: Send) -> None:
-    print(f"--- {trial['spec']}", file=sys.stderr, flush=True)
-    losses: list[float] = []
+def _run(bench: Any, trial: dict[str, Any], ranks: Ranks, send: Send) -> bool:
+    """Run one trial, and tell how it goes; False when it failed, and this worker is spent.
+
+    Of several processes the first tells how it goes, and each what went wrong.
+    """
+    if ranks.rank == 0:
+        print(f"--- {trial['spec']}", file=sys.stderr, flush=True)
 
     def on_step(step: int, loss: float) -> None:
-        losses.append(loss)
-        send(event="step", step=step, loss=loss)
+        if ranks.rank == 0:
+            send(event="step", step=step, loss=loss)
 
     from optbench_llm.leaderboard.workbench import is_out_of_memory
 
     try:
         record = bench.run(trial, on_step)
-        send(event="result", record=record, losses=record.pop("losses"), healthy=True)
+        ranks.meet()
+        if ranks.rank == 0:
+            send(event="result", record=record, losses=record.pop("losses"))
     except Exception as error:
-        # Whatever an optimizer does is a row of the table: the parent replaces this worker.
+        # Whatever an optimizer does is a row of the table.
         traceback.print_exc()
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        record = {
-            "status": "oom" if is_out_of_memory(error) else "error",
-            "reason": reason,
-            "optimizer": trial["spec"],
-            "lr": trial["lr"],
-            "seed": trial["seed"],
-            "steps": len(losses),
-        }
-        send(event="result", record=record, losses=losses, healthy=False)
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:_REASON_LENGTH]
+        status = "oom" if is_out_of_memory(error) else "error"
+        send(event="failed", status=status, reason=reason)
+        return False
+    return True
 
 
 def _claim_standard_output() -> Send:
@@ -90,6 +108,10 @@ def _listen(stdin: IO[str], commands: queue.Queue[dict[str, Any]]) -> None:
     """Pass commands on; when the parent is gone, end this process and all it started."""
     for line in stdin:
         commands.put(json.loads(line))
+    _end()
+
+
+def _end() -> None:
     if os.getpgid(0) == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
