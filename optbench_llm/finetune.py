@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from optbench_llm.data import DataSettings, data_fingerprint, load_data
+from optbench_llm.data import DataSettings, check_enough_blocks, data_fingerprint, load_data
 from optbench_llm.launch import launch
 from optbench_llm.leaderboard.environment import describe_environment
 from optbench_llm.models import load_model, model_fingerprint
@@ -194,9 +194,7 @@ def finetune(
         )
     folder = RunFolder(args.output_dir or "")
     resume = options.resume or args.resume_from_checkpoint is not None
-    checkpoint = folder.open(
-        settings, resume=resume, overwrite=options.overwrite, writes=args.should_save
-    )
+    checkpoint = folder.open(settings, resume=resume, overwrite=options.overwrite)
     if args.resume_from_checkpoint is not None:
         checkpoint = Path(args.resume_from_checkpoint)
         check_resumable(checkpoint)
@@ -210,10 +208,13 @@ def finetune(
         options.model, seed=args.seed, shards=args.world_size if options.fsdp2 else 1
     )
     splits = load_data(data, loaded.tokenizer).with_validation(options.max_eval_blocks)
+    check_enough_blocks(splits, args.world_size)
     model: Any = loaded.model
     if options.lora_r is not None:
         targets = options.lora_target_modules
         model = with_lora(model, options.lora_r, options.lora_alpha, targets, seed=args.seed)
+    if args.should_save:
+        folder.begin(settings, overwrite=options.overwrite)
     progress = FinetuneProgress(console, args)
     record = run_training(
         model,

@@ -44,14 +44,16 @@ def leaderboard(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
 
 
-def start_leaderboard(*arguments: str | Path) -> subprocess.Popen[str]:
+def start_leaderboard(
+    *arguments: str | Path, environment: dict[str, str] | None = None
+) -> subprocess.Popen[str]:
     """Start ``optbench-llm leaderboard`` and leave it running."""
     return subprocess.Popen(
         [*COMMAND, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=ENVIRONMENT,
+        env={**ENVIRONMENT, **(environment or {})},
     )
 
 

@@ -195,6 +195,17 @@ def test_wrong_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, 
     assert len(message.strip().splitlines()) == 1
 
 
+def test_wrong_input_overwrites_nothing(tmp_path, data, capsys):
+    """--overwrite clears a folder when all that is to be loaded is there."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "result.json").write_text("{}")
+    with pytest.raises(SystemExit) as stopped:
+        run(*flags(data, folder, "--overwrite", "--lora-r", "2", "--lora-target-modules", "no"))
+    assert stopped.value.code == 2
+    assert [path.name for path in folder.iterdir()] == ["result.json"]
+
+
 def test_an_error_in_mid_training_is_not_taken_for_wrong_input(tmp_path, data, monkeypatch):
     """A ValueError of the third batch keeps its traceback."""
     item, seen = Blocks.__getitem__, []

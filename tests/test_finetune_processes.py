@@ -186,6 +186,23 @@ def test_two_processes_go_on_with_a_run_of_one(tmp_path, data, alone):
     assert_equal_runs(result(folder), result(alone))
 
 
+def test_more_processes_than_data_are_refused(tmp_path):
+    """Before the earlier run in the folder is overwritten."""
+    data, folder = tmp_path / "data.json", tmp_path / "run"
+    records = [{"instruction": f"Say {i}.", "output": f"{i}"} for i in range(3)]
+    data.write_text(json.dumps(records))
+    folder.mkdir()
+    (folder / "result.json").write_text("{}")
+    command = [sys.executable, "-m", "optbench_llm.finetune", "--num-processes", "2"]
+    done = subprocess.run(
+        [*command, *flags(data, folder, 1, "--optim", "adamw", "--overwrite")],
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr[-4000:]
+    assert "the train split has 1 blocks, fewer than the 2 processes" in done.stderr
+    assert [path.name for path in folder.iterdir()] == ["result.json"]
+
+
 def test_sharding_needs_processes(tmp_path, data, capsys):
     """And says how to start them."""
     with pytest.raises(SystemExit) as stopped:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +22,12 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
-    def open(
-        self, settings: dict[str, Any], *, resume: bool, overwrite: bool, writes: bool
-    ) -> Path | None:
-        """Claim the folder and return the checkpoint to go on from, if any.
+    def open(self, settings: dict[str, Any], *, resume: bool, overwrite: bool) -> Path | None:
+        """Return the checkpoint to go on from, if any; what the folder holds stays as it is.
 
-        ``settings`` holds what decides the result; ``writes`` is False in all processes but one.
-        Raises ValueError for a folder with a run in it, unless that run is to be resumed with the
-        same settings or overwritten, and for one that cannot be written.
+        ``settings`` holds what decides the result. Raises ValueError for a folder with a run in it,
+        unless that run is to be resumed with the same settings or overwritten, and for one that
+        cannot be written.
         """
         settings = json.loads(json.dumps(settings))
         started = bool(checkpoint_folders(self.path)) or (self.path / RESULT).exists()
@@ -38,11 +39,17 @@ class RunFolder:
             )
         if resume and (self.path / SETTINGS).exists():
             self._check_same(settings)
-        if writes:
-            if overwrite:
-                self._clear()
-            self._write(SETTINGS, settings)
+        with self._writing():
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.path, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         return latest_checkpoint(self.path) if resume else None
+
+    def begin(self, settings: dict[str, Any], *, overwrite: bool) -> None:
+        """Make the folder this run's; of several processes one does."""
+        if overwrite:
+            self._clear()
+        self._write(SETTINGS, settings)
 
     def result(self) -> dict[str, Any] | None:
         """The result of a finished run."""
@@ -70,11 +77,15 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
+        with self._writing():
             scratch = self.path / f".{name}.tmp"
             scratch.write_text(json.dumps(content, indent=2, allow_nan=False), encoding="utf-8")
             os.replace(scratch, self.path / name)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise ValueError(
                 f"cannot write to {self.path}: {error.strerror};"
