@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -76,7 +75,7 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Board:
 
 
 @pytest.fixture(scope="module")
-def finished(board: Board) -> Iterator[dict[str, Finished]]:
+def finished(board: Board) -> dict[str, Finished]:
     """Two good trials; three that fail; between them one of the good ones in fresh processes."""
     order = ["adamw", "lion", "OutOfMemory", "lion", "Killed", "Hanging"]
     with pytest.MonkeyPatch.context() as patch:
@@ -84,7 +83,7 @@ def finished(board: Board) -> Iterator[dict[str, Finished]]:
         patch.setenv(MARK, str(board.folder))
         events = board.run(*order)
     order[3] = "lion in fresh processes"
-    yield dict(zip(order, events, strict=True))
+    return dict(zip(order, events, strict=True))
 
 
 def alone(board: Board, trial: TrialSpec) -> dict:

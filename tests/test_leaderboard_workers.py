@@ -128,7 +128,8 @@ def test_workers_of_one_process_see_one_gpu_each(monkeypatch):
     """Which they share where there are more of them: no Trainer spreads a batch over several."""
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     for number, gpu in ((1, "0"), (2, "1"), (3, "0")):
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "so that it is restored")
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
         use_own_gpus(number, workers=3, processes=1)
         assert os.environ["CUDA_VISIBLE_DEVICES"] == gpu
 
