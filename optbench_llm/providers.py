@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from optbench_llm.catalog import Spec, parse_spec
+from optbench_llm.engine.sharding import has_parts
 from optbench_llm.params import param_groups
 from optbench_llm.rules.hyperparameters import FRACTION, RANGES, Interval
 from optbench_llm.rules.rule import LAYOUT_KEYS, MATRIX_ROLES, Rule
@@ -138,9 +139,15 @@ def make_foreign(
             keep_embeddings_in_32_bits(target)
         target = param_groups(target, arguments.get("weight_decay"))
     try:
-        return cls(target, **arguments)
+        optimizer = cls(target, **arguments)
     except (ValueError, TypeError, ImportError) as error:
         raise ValueError(f"optimizer {spec.canonical!r}: {error}") from error
+    if provider == "bnb" and has_parts(optimizer):
+        raise ValueError(
+            f"optimizer {spec.canonical!r} is bitsandbytes' own, which steps no sharded parameters"
+            " (FSDP2); use a rule of ours with its state in 8 bits, such as lion@int8, or DDP"
+        )
+    return optimizer
 
 
 class _ByRole(Rule):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["compatibility"]
+
 # Workers of pytest-xdist share the cores; threads that wait for each other cost more than they do.
 # Set before torch is imported, and for the processes that tests start.
 if "PYTEST_XDIST_WORKER" in os.environ:

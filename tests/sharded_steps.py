@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from training_setup import trainer
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import optbench_llm as ob
@@ -148,7 +149,13 @@ def outcome(folder: Path, spec: str, engine: str) -> dict[str, Any]:
     return result
 
 
-def refusals(checkpoint: dict[str, Any]) -> dict[str, str]:
+def saving(folder: Path, model: nn.Module) -> None:
+    """Make a provider's optimizer in a Trainer that is to save its state."""
+    run = trainer(folder / "output", model, optim="torch:AdamW", save_strategy="steps")
+    run.create_optimizer()
+
+
+def refusals(folder: Path, checkpoint: dict[str, Any]) -> dict[str, str]:
     """What is said to a wrong call, by case; the checkpoint is that of AdamW here."""
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     model, adamw = start("adamw", "eager")
@@ -162,6 +169,8 @@ def refusals(checkpoint: dict[str, Any]) -> dict[str, str]:
         "state_dict": adamw.state_dict,
         "partial": ob.create_optimizer([partial], "adamw").step,
         "gradient": ob.create_optimizer([sharded], "adamw").step,
+        "lion-8bit": lambda: start("lion-8bit", "eager"),
+        "saves": lambda: saving(folder, model),
         "model": lambda: other.load_state_dict(checkpoint["optimizer"]),
     }
     said = {}
@@ -184,7 +193,7 @@ def main(folder: Path, engine: str, specs: list[str]) -> None:
         torch.save(found, folder / f"{spec}-{dist.get_rank()}.pt")
     if "adamw" in specs:
         begun = torch.load(folder / "adamw-alone.pt", weights_only=True)
-        torch.save(refusals(begun), folder / f"refusals-{dist.get_rank()}.pt")
+        torch.save(refusals(folder, begun), folder / f"refusals-{dist.get_rank()}.pt")
     dist.destroy_process_group()
 
 

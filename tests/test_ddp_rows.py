@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ddp_rows import train
+from ddp_rows import STEPS, train
 from training_setup import assert_same_weights, tiny_gpt2, weights
 
 import optbench_llm as ob
@@ -20,6 +20,7 @@ pytestmark = pytest.mark.slow
 SCRIPT = str(Path(__file__).with_name("ddp_rows.py"))
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 ROWS = ob.list_optimizers()
+FOREIGN = [name for name in ROWS if ob.optimizer_info(name).rule is None]
 #: How far from one process, over the way moved, where it is more than noise of float64.
 TOLERANCES = {
     # Differences of gradients, and divisions by numbers near zero, magnify the noise.
@@ -49,15 +50,33 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def off(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
+    """How far from the expected weights, over the way that these have come."""
+    begun = weights(tiny_gpt2().double())
+    off = sum((found[n] - w).square().sum() for n, w in expected.items())
+    moved = sum((begun[n] - w).square().sum() for n, w in expected.items())
+    return float(off / moved) ** 0.5
+
+
+@pytest.mark.shows("DDP", "gradient accumulation")
 @pytest.mark.parametrize("spec", ROWS)
 def test_two_processes_take_the_steps_of_one(tmp_path, folder, spec):
-    """Over 20 steps of two micro-batches each; both processes hold the same bits."""
+    """Two micro-batches each are one batch of four times the size; both hold the same bits."""
     train(tmp_path, spec)
     alone = torch.load(tmp_path / f"{spec}-0.pt", weights_only=True)
     first, second = (torch.load(folder / f"{spec}-{rank}.pt", weights_only=True) for rank in (0, 1))
     assert_same_weights(first["weights"], second["weights"])
     assert first["losses"] == pytest.approx(alone["losses"], rel=1e-3)
-    begun = weights(tiny_gpt2().double())
-    off = sum((first["weights"][n] - w).square().sum() for n, w in alone["weights"].items())
-    moved = sum((begun[n] - w).square().sum() for n, w in alone["weights"].items())
-    assert float(off / moved) ** 0.5 < TOLERANCES.get(spec, 1e-9)
+    assert off(first["weights"], alone["weights"]) < TOLERANCES.get(spec, 1e-9)
+
+
+@pytest.mark.shows("resume on another number of processes")
+@pytest.mark.parametrize("spec", FOREIGN)
+def test_one_process_goes_on_with_a_run_of_two(tmp_path, folder, spec):
+    """From a checkpoint of DDP; rules of ours are shown to where they are sharded too."""
+    checkpoint = folder / f"output-{spec}" / f"checkpoint-{STEPS // 2}"
+    train(tmp_path, spec, checkpoint)
+    resumed = torch.load(tmp_path / f"{spec}-0.pt", weights_only=True)
+    unbroken = torch.load(folder / f"{spec}-0.pt", weights_only=True)
+    assert resumed["losses"] == pytest.approx(unbroken["losses"], rel=1e-3)
+    assert off(resumed["weights"], unbroken["weights"]) < 1e-9

@@ -27,6 +27,7 @@ import optbench_llm as ob
 SCRIPT = str(Path(__file__).with_name("sharded_steps.py"))
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 ROWS = [name for name in ob.list_optimizers() if ob.optimizer_info(name).rule is not None]
+FOREIGN = ["lion-8bit"]
 WRAPPED = ["lookahead+muon", "schedulefree+lamb", "sam+prodigy"]
 LOW_BITS = ["adamw@bf16", "adamw@int8", "lamb@int8", "prodigy@bf16", "novograd@bf16"]
 SPECS = [*ROWS, *WRAPPED, *LOW_BITS, *UNALIGNED]
@@ -80,6 +81,7 @@ def away(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
     return float(off / moved) ** 0.5
 
 
+@pytest.mark.shows("FSDP2")
 @pytest.mark.parametrize("spec", [spec for spec in SPECS if spec not in UNALIGNED])
 def test_two_processes_step_as_one(eager, spec):
     """But for the order of the sums that a rule measures; in evaluation mode too.
@@ -101,6 +103,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(eager, spec):
         assert same(found["after half"], found["trained"])
 
 
+@pytest.mark.shows("resume on another number of processes")
 @pytest.mark.parametrize("spec", [spec for spec in SPECS if spec not in UNALIGNED])
 def test_another_number_of_processes_goes_on(eager, spec):
     """From one to two, and from two to one."""
@@ -154,9 +157,20 @@ def test_compiled_code_steps_parts_too(compiled, spec):
     assert same(first["after half"], first["trained"])
 
 
+@pytest.mark.shows("FSDP2")
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_provider_that_cannot_step_parts_is_refused(eager, name, record_property):
+    """As its optimizer is made, with what to use instead."""
+    for rank in (0, 1):
+        said = read(eager, f"refusals-{rank}")[name]
+        assert re.search(f"'{name}'.*bitsandbytes.*FSDP2.*lion@int8.*DDP", said)
+    record_property("refused", said)
+
+
 @pytest.mark.parametrize(
     ("case", "words"),
     [
+        ("saves", "'torch:AdamW'.*state of the first process alone.*save_only_model=True"),
         ("state_dict", "'adamw'.*has a part of their state.*optimizer.whole_state_dict()"),
         ("partial", r"'adamw'.*\(4, 4\) has the placements.*Partial.*without tensor parallelism"),
         ("gradient", r"gradient of a parameter of shape \(4, 4\) lies.*Replicate.*expected.*Shard"),

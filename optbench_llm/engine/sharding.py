@@ -83,6 +83,11 @@ def local(tensor: Tensor) -> Tensor:
     return tensor._local_tensor if isinstance(tensor, DTensor) else tensor
 
 
+def has_parts(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether an optimizer steps parameters that are sharded (FSDP2)."""
+    return any(isinstance(p, DTensor) for group in optimizer.param_groups for p in group["params"])
+
+
 def sharding_of(optimizer: str, p: Tensor) -> Sharding | None:
     """How a parameter is cut; None where this process holds all of it.
 

@@ -20,6 +20,7 @@ from optbench_llm.training.choice import OptimizerChoice, check_flattened
 from optbench_llm.training.hf_provider import check_taken, hf_arguments
 from optbench_llm.training.optimizer_clock import unwrapped
 from optbench_llm.training.sharded import (
+    check_saved,
     checkpoints_of_sharded_state,
     is_sharded,
     load_sharded,
@@ -85,8 +86,6 @@ class OptBenchMixin(_Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Make the chosen optimizer over ``model`` (FSDP passes its own), once."""
         if self.optimizer is None and self.choice is not None:
-            if self.is_deepspeed_enabled:
-                check_flattened(self.choice.spec)
             if self.choice.provider == "hf":
                 with hf_arguments(self, self.choice):
                     super().create_optimizer(model)
@@ -101,9 +100,13 @@ class OptBenchMixin(_Trainer):
                     engine=self.choice.engine,
                     **self.choice.hyperparameters,
                 )
+            if self.is_deepspeed_enabled:
+                check_flattened(self.choice.spec, self.optimizer)
             self._log_optimizer(self.choice.spec, self.optimizer)
             self._prepare_program(self.optimizer)
-        return super().create_optimizer(model)
+        optimizer = super().create_optimizer(model)
+        check_saved(self.args, optimizer)
+        return optimizer
 
     def _log_optimizer(self, spec: str, optimizer: torch.optim.Optimizer) -> None:
         self.effective_hyperparameters = effective_hyperparameters(optimizer)

@@ -13,17 +13,31 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
+from transformers.trainer_utils import SaveStrategy
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from optbench_llm.engine import RuleOptimizer
+from optbench_llm.engine.sharding import has_parts
 from optbench_llm.training.optimizer_clock import unwrapped
 
 
 def is_sharded(optimizer: Any) -> bool:
     """Whether this is our optimizer over parameters of which each process has a part."""
     inner = unwrapped(optimizer)
-    if not hasattr(inner, "whole_state_dict"):
-        return False
-    return any(isinstance(p, DTensor) for group in inner.param_groups for p in group["params"])
+    return isinstance(inner, RuleOptimizer) and has_parts(inner)
+
+
+def check_saved(args: TrainingArguments, optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError for sharded state that is to be saved, and is not our own optimizer's."""
+    saves = args.save_strategy != SaveStrategy.NO and not args.save_only_model
+    inner = unwrapped(optimizer)
+    if saves and has_parts(inner) and not isinstance(inner, RuleOptimizer):
+        name = f"{type(inner).__module__.partition('.')[0]}:{type(inner).__name__}"
+        raise ValueError(
+            f"optimizer {name!r} steps parameters that are sharded as they are loaded (FSDP2), and"
+            " its checkpoints would hold the state of the first process alone; set"
+            " save_only_model=True or save_strategy='no', or take one of our rules, such as adamw"
+        )
 
 
 @contextmanager
