@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from optbench_llm.catalog import Spec
+from optbench_llm.catalog import parse_spec
 
 #: The tests write it, and compare it with what they show: tests/compatibility.py.
 FILE = Path(__file__).parent / "assets" / "compatibility.json"
@@ -37,17 +37,18 @@ def shown() -> dict[str, dict[str, Cell]]:
     return json.loads(FILE.read_text(encoding="utf-8"))
 
 
-def rows_of(spec: Spec) -> tuple[str, ...]:
-    """The rows that a spec is made of: those of its wrappers, and the one inside."""
+def rows_of(name: str) -> tuple[str, ...]:
+    """The rows that a row with wrappers around it is made of, from the outside in."""
+    spec = parse_spec(name)
     return (*(ROWS_OF_WRAPPERS.get(name, name) for name in spec.wrappers), spec.name)
 
 
-def compatibility(spec: Spec) -> dict[str, Cell]:
-    """By circumstance what was shown for the rows that a spec is made of.
+def compatibility(name: str) -> dict[str, Cell]:
+    """By circumstance what was shown for a row, or for those that a wrapped one is made of.
 
     It works where all of them do, and is refused for the reason of the first that is.
     """
-    cells = [shown()[row] for row in rows_of(spec)]
+    cells = [shown()[row] for row in rows_of(name)]
     return {
         circumstance: next(
             (own[circumstance] for own in cells if not own[circumstance]["works"]),

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from optbench_llm.catalog import OptimizerInfo, list_optimizers, optimizer_info, parse_spec
+from optbench_llm.compatibility import compatibility, rows_of
 from optbench_llm.rules.hyperparameters import RANGES, range_of
 from optbench_llm.rules.rule import COMPANION
 from optbench_llm.terminal import MISSING, make_console, plain_table
@@ -50,6 +51,7 @@ def info_json(text: str) -> dict[str, Any]:
     defaults = info.defaults
     return {
         "name": info.name,
+        "spec": spec.canonical,
         "title": info.title,
         "variant_of": info.variant_of,
         "paper": info.paper,
@@ -78,7 +80,8 @@ def info_json(text: str) -> dict[str, Any]:
         "kept_by_program": list(rule.kept_by_program) if rule else [],
         "state_bytes_per_param": info.state_bytes_per_param,
         "storages": borne,
-        "compatibility": _compatibility(rule),
+        "compatibility": compatibility(info.name),
+        "compatibility_shown_for": list(rows_of(info.name)),
         "equations": info.equations,
     }
 
@@ -122,28 +125,6 @@ def _range(rule: type[Rule] | None, name: str) -> str | None:
 
 def _slot(slot: Slot) -> dict[str, Any]:
     return {"name": slot.name, "shape": slot.shape, "positive": slot.positive}
-
-
-def _compatibility(rule: type[Rule] | None) -> dict[str, str]:
-    """Where the optimizer runs, as engine and Trainer decide it."""
-    if rule is None:
-        return {
-            "LoRA": "works",
-            "DDP": "works, each process takes the same step",
-            "FSDP2": "as its provider has it",
-            "DeepSpeed ZeRO": "as its provider has it",
-        }
-    zero = "works" if rule.scope.value == "element" else "refused: it cuts and flattens tensors"
-    if rule.programs:
-        programs = ", ".join(rule.programs)
-        zero = f"refused: program {programs} works after backward, ZeRO steps inside it"
-    lora = "works, on the adapters' matrices" if rule.by_layout else "works"
-    return {
-        "LoRA": lora,
-        "DDP": "works, each process takes the same step",
-        "FSDP2": "refused: it does not step sharded parameters in this version",
-        "DeepSpeed ZeRO": zero,
-    }
 
 
 def print_info(text: str) -> None:
@@ -198,8 +179,17 @@ def _running(facts: dict[str, Any]) -> list[tuple[str, str]]:
         *_state(facts),
         ("storage", _storage(facts["storages"])),
     ]
-    works = facts["compatibility"].items()
-    return lines + [(where, says) for where, says in works]
+    return lines + _compatibility(facts)
+
+
+def _compatibility(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    cells = facts["compatibility"].items()
+    works = [where for where, cell in cells if cell["works"]]
+    refused = [(where, f"refused: {cell['reason']}") for where, cell in cells if not cell["works"]]
+    rows = facts["compatibility_shown_for"]
+    own = rows == [facts["name"]] and "@" not in facts["spec"]
+    told = "" if own else f" (shown for {' and '.join(rows)})"
+    return [("works with", ", ".join(works) + told), *refused]
 
 
 def _state(facts: dict[str, Any]) -> list[tuple[str, str]]:

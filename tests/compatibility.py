@@ -1,11 +1,11 @@
 """The compatibility of the catalog's rows, gathered from the tests that show it.
 
-A test with a parameter ``name`` or ``spec`` and the mark ``shows(circumstance, ...)`` fills cells of
-its row: they work where it passes, or are refused where it showed that they are and gave the reason
-by ``record_property("refused", message)``.
+A test with a parameter ``name`` or ``spec`` and the mark ``shows(circumstance, ...)`` fills cells
+of its row: they work where it passes, or are refused where it showed that they are and gave the
+reason by ``record_property("refused", message)``.
 
-pytest -m shows --compatibility=write     # writes optbench_llm/assets/compatibility.json and the page
-pytest --compatibility=check              # fails where the two are not what the tests showed
+pytest -m shows --compatibility=write   # writes assets/compatibility.json and the page
+pytest --compatibility=check            # fails where the two are not what the tests showed
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ PAGE = Path(__file__).parents[1] / "benchmarks" / "COMPATIBILITY.md"
 INTRODUCTION = """\
 # Where the optimizers run
 
-Made by `pytest -m shows --compatibility=write` from the results of the tests, and compared with them
-whenever all tests run with `--compatibility=check`. **works**: a test trains that row so and passes;
-`optbench_llm/assets/compatibility.json` names it. **refused**: a test shows that the run ends with the
-reason before it has begun. `optbench-llm info NAME` tells the same of one optimizer.
+Made by `pytest -m shows --compatibility=write` from the results of the tests, and compared with
+them whenever all tests run with `--compatibility=check`. **works**: a test runs that row so and
+passes; `optbench_llm/assets/compatibility.json` names it. **refused**: a test shows that the run
+ends with that reason before its first step. `optbench-llm info NAME` tells the same of one row.
 """
 
 Cells = dict[tuple[str, str], dict[str, Any]]

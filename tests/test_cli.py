@@ -21,6 +21,7 @@ from optbench_llm.catalog import published_optimizers
 from optbench_llm.catalog.info import LARGE_MATRIX
 from optbench_llm.catalog_pages import Selection, fitting_table, list_json
 from optbench_llm.cli import split_specs
+from optbench_llm.compatibility import CIRCUMSTANCES, shown
 from optbench_llm.info_page import info_json
 
 HEAVY = ["torch", "transformers", "datasets", "accelerate", "pandas", "pydantic", "rich", "numpy"]
@@ -232,7 +233,8 @@ def test_info_shows_equations_paper_state_and_ranges():
     assert "2 values, each a number in [0, 1)" in text
     assert "3.16e-06, 1e-05, 3.16e-05, 0.0001, 0.000316, 0.001, 0.00316" in text
     assert re.search(r"variants +sophia-lmflow", text)
-    assert re.search(r"DeepSpeed ZeRO +refused", text)
+    assert re.search(r"works with +one process, DDP, FSDP2, LoRA, .* another number", text)
+    assert re.search(r"DeepSpeed ZeRO-1/2 +refused: program 'sophia-g' does not run under", text)
 
 
 def test_info_as_json_is_the_page():
@@ -242,7 +244,8 @@ def test_info_as_json_is_the_page():
     assert facts["hyperparameters"]["momentum"]["range"] == "a number in [0, 1)"
     assert any("companion" in need for need in facts["needs"])
     assert facts["storages"] == {"fp32": None, "bf16": None, "int8": None}
-    assert facts["compatibility"]["DeepSpeed ZeRO"].startswith("refused")
+    assert facts["compatibility"]["FSDP2"]["works"]
+    assert "needs whole tensors" in facts["compatibility"]["DeepSpeed ZeRO-1/2"]["reason"]
 
 
 @pytest.mark.parametrize("name", ob.list_optimizers())
@@ -252,8 +255,34 @@ def test_every_row_has_a_page(name):
     assert json.loads(json.dumps(facts, allow_nan=False))["name"] == name
     assert facts["lr_grid"][3] == facts["lr"]
     assert all(0.31 < a / b < 0.32 for a, b in pairwise(facts["lr_grid"]))
-    refused = facts["compatibility"]["DeepSpeed ZeRO"].startswith("refused")
-    assert refused == (facts["scope"] != "element" or facts["program"] is not None)
+    assert tuple(facts["compatibility"]) == CIRCUMSTANCES
+    for cell in facts["compatibility"].values():
+        assert cell["test"].startswith("tests/")
+        assert cell["works"] or cell["reason"]
+
+
+def test_the_table_of_compatibility_has_every_row():
+    """And no other; a run with --compatibility=check compares it with what tests show."""
+    assert sorted(shown()) == sorted(ob.list_optimizers())
+
+
+@pytest.mark.parametrize(
+    ("spec", "rows", "zero"),
+    [
+        ("lion@int8", ["lion"], None),
+        ("sam+lion", ["sam", "lion"], "program 'sam'"),
+        ("lookahead+muon", ["lookahead", "muon"], "'muon' needs whole tensors"),
+        ("schedulefree+sgd", ["sgd-schedulefree", "sgd"], "another point"),
+    ],
+)
+def test_a_spec_is_as_compatible_as_the_rows_it_is_made_of(spec, rows, zero):
+    """It names them: the spec itself has not been shown."""
+    facts = info_json(spec)
+    assert facts["compatibility_shown_for"] == rows
+    assert facts["compatibility"]["DDP"]["works"]
+    cell = facts["compatibility"]["DeepSpeed ZeRO-1/2"]
+    assert cell["works"] == (zero is None)
+    assert (zero or "") in cell.get("reason", "")
 
 
 def test_list_knows_every_spelling_of_a_name():
