@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from dataclasses import dataclass
 
 import pytest
@@ -190,16 +191,26 @@ def test_a_trainers_own_loss_is_trained_and_measured(tmp_path, spec, passes):
         assert_same_weights(weights(own.model), weights(mixed.model))
 
 
-def test_rules_that_need_whole_tensors_are_refused_under_deepspeed(tmp_path):
-    """ZeRO flattens parameters; rules that work element by element stay usable."""
-    for spec, usable in (("lamb", False), ("adafactor", False), ("adamw", True), ("lion", True)):
-        run = trainer(tmp_path, optim=spec)
-        run.is_deepspeed_enabled = True
-        if usable:
-            assert run.create_optimizer() is run.optimizer
-        else:
-            with pytest.raises(ValueError, match=f"'{spec}'.*'(tensor|matrix)'.*DDP"):
-                run.create_optimizer()
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("lion@int8", None),
+        ("torch:AdamW", None),
+        ("lookahead+lamb", "needs whole tensors .*'tensor'.*DDP"),
+        ("schedulefree+sgd", "evaluated and saved at another point.*FSDP2"),
+        ("schedulefree:AdamWScheduleFree", "evaluated and saved at another point.*FSDP2"),
+    ],
+)
+def test_specs_that_are_no_rows_are_refused_under_deepspeed_too(tmp_path, spec, words):
+    """As the rows are under DeepSpeed itself, before there is an optimizer."""
+    run = trainer(tmp_path, optim=spec)
+    run.is_deepspeed_enabled = True
+    if words is None:
+        assert run.create_optimizer() is run.optimizer
+        return
+    with pytest.raises(ValueError, match=f"{re.escape(repr(spec))}.*{words}"):
+        run.create_optimizer()
+    assert run.optimizer is None
 
 
 def test_own_names_of_transformers_train_as_in_the_stock_trainer(tmp_path):

@@ -8,14 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-import torch
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
 from optbench_llm.catalog import parse_spec
 from optbench_llm.create import validate_hyperparameters
-from optbench_llm.engine import RuleOptimizer
 
 if TYPE_CHECKING:
     from optbench_llm.training.arguments import OptBenchArguments
@@ -172,20 +170,20 @@ def check_hf_name(spec: str) -> None:
         )
 
 
-def check_flattened(spec: str, optimizer: torch.optim.Optimizer) -> None:
+def check_flattened(spec: str) -> None:
     """Raise ValueError for what cannot work on the flat copies that DeepSpeed's ZeRO makes."""
-    info = parse_spec(spec).info
+    parsed = parse_spec(spec)
+    info = parsed.info
     if info is not None and info.scope != "element":
         raise ValueError(
             f"optimizer {spec!r} needs whole tensors (scope {info.scope!r}), and DeepSpeed's ZeRO"
             " flattens and cuts them; train it under DDP, or take an optimizer of scope 'element'"
             " such as 'adamw' (list_optimizers(scope='element') shows all)"
         )
-    moves = (
-        optimizer.rule.evaluation_point is not None
-        if isinstance(optimizer, RuleOptimizer)
-        else hasattr(optimizer, "eval")
-    )
+    if info is not None and info.provider is None:
+        moves = info.rule_class().evaluation_point is not None
+    else:
+        moves = "schedulefree" in parsed.name.lower().replace("_", "")
     if moves:
         raise ValueError(
             f"optimizer {spec!r} is evaluated and saved at another point than it trains at, and the"

@@ -86,6 +86,8 @@ class OptBenchMixin(_Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Make the chosen optimizer over ``model`` (FSDP passes its own), once."""
         if self.optimizer is None and self.choice is not None:
+            if self.is_deepspeed_enabled:
+                check_flattened(self.choice.spec)
             if self.choice.provider == "hf":
                 with hf_arguments(self, self.choice):
                     super().create_optimizer(model)
@@ -100,8 +102,6 @@ class OptBenchMixin(_Trainer):
                     engine=self.choice.engine,
                     **self.choice.hyperparameters,
                 )
-            if self.is_deepspeed_enabled:
-                check_flattened(self.choice.spec, self.optimizer)
             self._log_optimizer(self.choice.spec, self.optimizer)
             self._prepare_program(self.optimizer)
         optimizer = super().create_optimizer(model)
