@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from torch.profiler import ProfilerActivity, profile
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 NAMESPACES = ("c10d", "_c10d_functional", "c10d_functional")
@@ -19,9 +19,10 @@ NAMESPACES = ("c10d", "_c10d_functional", "c10d_functional")
 
 @dataclass
 class Counts:
-    """Of one process. ``sent`` and ``received`` leave out what stays on the process.
+    """Of one process. ``sent_bytes`` and ``received_bytes`` leave out what stays on the process,
+    ``payload_bytes`` are those of the tensors that all-reduces add up. ``peak_bytes`` is the most
+    that tensors took at once which were not there before.
 
-    ``payload_bytes`` are those of the tensors that all-reduces add up.
     """
 
     all_reduces: int = 0
@@ -30,23 +31,41 @@ class Counts:
     sent_bytes: int = 0
     received_bytes: int = 0
     flops: int = 0
-    peak_bytes: int | None = None
+    peak_bytes: int = 0
 
 
-class Communication(TorchDispatchMode):
-    """Sees every collective that reaches torch's dispatcher, whichever function called it."""
+class Counter(TorchDispatchMode):
+    """Sees all that reaches torch's dispatcher: collectives, whoever called them, and new tensors.
 
-    def __init__(self, counts: Counts) -> None:
+    ``held`` are the tensors that are there before.
+    """
+
+    def __init__(self, counts: Counts, held: Iterable[Tensor]) -> None:
         super().__init__()
         self.counts = counts
+        self._held = {StorageWeakRef(tensor.untyped_storage()).cdata for tensor in held}
+        self._new: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Count a collective, and let it be."""
+        """Let an operation be, and count."""
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # it comes back as what it does on this process
         if func.namespace in NAMESPACES:
             self._count(func, args)
-        return func(*args, **(kwargs or {}))
+        found = func(*args, **(kwargs or {}))
+        self._weigh(tensor for tensor in tree_leaves(found) if isinstance(tensor, Tensor))
+        return found
+
+    def _weigh(self, made: Iterable[Tensor]) -> None:
+        """Take new memory in, and leave out what is free again."""
+        for tensor in made:
+            storage = tensor.untyped_storage()
+            weak = StorageWeakRef(storage)
+            if tensor.device.type == "cpu" and weak.cdata not in self._held:
+                self._new[weak.cdata] = (weak, storage.nbytes())
+        self._new = {key: entry for key, entry in self._new.items() if not entry[0].expired()}
+        level = sum(size for _, size in self._new.values())
+        self.counts.peak_bytes = max(self.counts.peak_bytes, level)
 
     def _count(self, func: Any, args: Any) -> None:
         counts, name = self.counts, func._opname
@@ -63,39 +82,20 @@ class Communication(TorchDispatchMode):
             raise RuntimeError(f"the step called {func}, which nobody counts here; add it")
 
 
-def counted(call: Callable[[], Any], *, memory: bool) -> Counts:
-    """Make the call and count; the memory too, which costs a record of each operation."""
+def counted(call: Callable[[], Any], held: Iterable[Tensor]) -> Counts:
+    """Make the call and count; ``held`` are the tensors that are there before."""
     counts = Counts()
-    kinds = [ProfilerActivity.CPU]
-    with (
-        profile(activities=kinds, profile_memory=True) if memory else nullcontext() as found,
-        FlopCounterMode(display=False) as flops,
-        Communication(counts),
-    ):
+    with FlopCounterMode(display=False) as flops, Counter(counts, held):
         call()
     counts.flops = flops.get_total_flops()
-    counts.peak_bytes = None if found is None else _peak(found)
     return counts
 
 
-def gathered_counts(counts: Counts, **more: int) -> list[dict[str, Any]]:
+def gathered_counts(counts: Counts, **more: int) -> list[dict[str, int]]:
     """Those of all processes, in order of rank; every process must call it."""
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, asdict(counts) | more)
     return found
-
-
-def _peak(found: profile) -> int:
-    """The most that was allocated at once beyond what was before, by torch's own allocator."""
-    assert found.profiler is not None
-    assert found.profiler.kineto_results is not None
-    events = found.profiler.kineto_results.events()
-    memory = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-    peak = level = 0
-    for _, size in memory:
-        level += size
-        peak = max(peak, level)
-    return peak
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -134,14 +134,9 @@ def _counted_line(rows: Rows, planned: dict[tuple[str, int], Plan]) -> dict[str,
             f"{counts[0][0]['payload_bytes']:,}",
             *(_mb(max(c["sent_bytes"] for c in found)) for found in counts),
             *(_mb(max(c["state_bytes"] for c in found)) for found in counts),
-            *(_peak(found) for found in counts),
+            *(max(c["peak_bytes"] for c in found) for found in counts),
         ]
     return lines
-
-
-def _peak(counts: Rows) -> float | str:
-    peaks = [count["peak_bytes"] for count in counts if count["peak_bytes"] is not None]
-    return max(peaks) if peaks else "–"
 
 
 def _further(rows: Rows, title: str, plans_by_n: dict[int, dict[str, Plan]]) -> Iterable[str]:
@@ -286,8 +281,9 @@ HOW = """\
   **Whole**: process r sends 4 × (2 × its parts of what others own + what it owns less its own
   parts) bytes, and receives the mirror image. Turns of at most 2^24 elements an owner bound the
   buffers.
-- **Extra memory** is the peak of torch's CPU allocator in the step over what was before it, the
-  rule's temporaries included, by the eager engine. Compiled steps communicate the same.
+- **Extra memory** is the most that tensors made in the step take at once, seen after each of
+  torch's operations, the rule's temporaries included, by the eager engine. Compiled steps
+  communicate the same.
 - **The plan** is made from shapes on the meta device in a feigned group of n processes: the
   engine's own `Division` and `turns` say who owns what and when. State leaves out what programs
   (SVRG) keep. Estimates of curvature (Sophia) exchange as steps do, when there are any.

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 import optbench_llm as ob
 from ledger.counts import counted, gathered_counts
 from ledger.shapes import meta_model, sharded
 from optbench_llm.engine import RuleOptimizer
 from optbench_llm.engine.sharding import local
-from optbench_llm.rules.rule import Scope
 
 
 def feed(model: nn.Module) -> None:
@@ -36,8 +36,16 @@ def take(optimizer: RuleOptimizer) -> None:
     optimizer.step()
 
 
+def tensors_of(model: nn.Module, optimizer: RuleOptimizer) -> Iterator[Tensor]:
+    """What this process holds of parameters, gradients and state."""
+    for p in model.parameters():
+        assert p.grad is not None
+        yield from (local(p.detach()), local(p.grad))
+        yield from (value for value in optimizer.state[p].values() if isinstance(value, Tensor))
+
+
 @torch.no_grad()
-def count_step(way: str, shapes: str, spec: str) -> list[dict[str, Any]]:
+def count_step(way: str, shapes: str, spec: str) -> list[dict[str, int]]:
     """Counts of a second step on each process, when all state is there, and its bytes."""
     processes = dist.get_world_size()
     model = sharded(shapes, processes) if way == "fsdp2" else meta_model(shapes)
@@ -53,9 +61,7 @@ def count_step(way: str, shapes: str, spec: str) -> list[dict[str, Any]]:
         optimizer.observe()
     take(optimizer)
     feed(model)
-    # Rules that are run in small pieces make too many operations of a large model for a record.
-    memory = shapes != "gpt2" or optimizer.rule.scope is Scope.MATRIX
-    counts = counted(lambda: take(optimizer), memory=memory)
+    counts = counted(lambda: take(optimizer), tensors_of(model, optimizer))
     return gathered_counts(counts, state_bytes=optimizer.state_bytes())
 
 
