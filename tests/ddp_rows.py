@@ -14,7 +14,7 @@ from training_setup import tiny_gpt2, trainer, weights
 
 import optbench_llm as ob
 
-GLOBAL_BATCH, STEPS = 8, 12
+GLOBAL_BATCH, STEPS = 8, 20
 
 
 def train(folder: Path, spec: str, checkpoint: Path | None = None) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from marks import slow
 from oracles import CASES
 from oracles.comparison import Shape, lr_at, make_parameter, take_step
 from torch import nn
@@ -95,7 +96,7 @@ def test_optimizers_of_one_rule_share_their_graphs():
     assert graphs() == 2
 
 
-@pytest.mark.parametrize("name", ["adamw", "lamb", "lion@int8", "lion@bf16", "adamw@bf16"])
+@pytest.mark.parametrize("name", ["lion@int8", *slow("adamw", "lamb", "lion@bf16", "adamw@bf16")])
 def test_a_length_that_was_not_compiled_for_steps_as_eager_code_does(name):
     """Code for any length has no guards: short, odd and long parameters must all come out right."""
     for n in (2, 3, 15, 255, 256, 257, 4096, 4097, 100_003, 2**17):
@@ -110,7 +111,7 @@ def test_a_length_that_was_not_compiled_for_steps_as_eager_code_does(name):
         assert (params[0] - others[0]).abs().max() < 1e-4, n
 
 
-@pytest.mark.parametrize("name", ["lamb", "lion@int8"])
+@pytest.mark.parametrize("name", ["lamb", *slow("lion@int8")])
 def test_gradients_may_lie_anyhow_in_memory(name):
     """One number seen many times, every other one of a longer vector, a transposed matrix."""
     grads = [
@@ -132,6 +133,8 @@ def test_gradients_may_lie_anyhow_in_memory(name):
         assert torch.equal(anyhow, expected)
 
 
+# Four graphs for two shapes.
+@pytest.mark.slow
 def test_8_bit_matrices_of_odd_sizes_step_as_eager_code_does():
     """Their codes end within a block, in one call with the matrix."""
     shapes = (Shape((65, 67)), Shape((64, 80)))
@@ -209,7 +212,7 @@ def test_auto_compiles_where_the_work_repays_it_and_says_why(elements, steps, en
     assert f"{elements:,} elements x {steps or 1000:,} steps" in optimizer.engine_reason
 
 
-@pytest.mark.parametrize("name", ["adamw", "lamb", "muon", "prodigy", "lion@int8"])
+@pytest.mark.parametrize("name", ["lamb", *slow("adamw", "muon", "prodigy", "lion@int8")])
 def test_several_units_a_call_step_as_one_by_one(name, monkeypatch):
     """The mode for GPUs: full lists of units of one kind, the rest alone; not a bit differs."""
     kind = {"role": "matrix"} if name == "muon" else {}
@@ -228,7 +231,7 @@ def test_several_units_a_call_step_as_one_by_one(name, monkeypatch):
     assert all(map(torch.equal, *paths))
 
 
-@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("transposed", [False, *slow(True)])
 def test_large_matrices_are_stepped_in_cuts_of_rows(monkeypatch, transposed):
     """Cut or not, a rule of rows takes the same steps: sums are added up over the cuts."""
     shapes, paths = (Shape((50, 40), transposed=transposed),), []
@@ -243,7 +246,7 @@ def test_large_matrices_are_stepped_in_cuts_of_rows(monkeypatch, transposed):
     assert torch.allclose(*paths, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("spec", ["adamw@int8", "lamb@int8"])
+@pytest.mark.parametrize("spec", ["adamw@int8", *slow("lamb@int8")])
 def test_large_units_in_8_bits_are_stepped_in_cuts(monkeypatch, spec):
     """Cut or not, the same numbers are rounded by the same random bits, by one graph."""
     shapes = (Shape((50 * 256 + 9,)),)

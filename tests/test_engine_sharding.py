@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from torch import Tensor
 
 import optbench_llm as ob
 
+# Steps every row four times, on two processes.
+pytestmark = pytest.mark.slow
+
 SCRIPT = str(Path(__file__).with_name("sharded_steps.py"))
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 ROWS = [name for name in ob.list_optimizers() if ob.optimizer_info(name).rule is not None]
@@ -31,9 +35,10 @@ FOREIGN = ["lion-8bit"]
 WRAPPED = ["lookahead+muon", "schedulefree+lamb", "sam+prodigy"]
 LOW_BITS = ["adamw@bf16", "adamw@int8", "lamb@int8", "prodigy@bf16", "novograd@bf16"]
 SPECS = [*ROWS, *WRAPPED, *LOW_BITS, *UNALIGNED]
-COMPILED = ["adamw-bf16", "adamw@int8", "lamb@bf16", "prodigy", "muon@bf16"]
-#: Sums over parts are added in another order: how far weights may be off, over the way moved.
-TOLERANCE = 2e-6
+COMPILED = ["adamw-bf16", "adamw@int8", "lamb@bf16", "prodigy"]
+#: Sums over parts are added in another order: how far weights may be off, over the way moved; in
+#: low bits a last bit of a sum decides now and then to which neighbour a slot is rounded.
+TOLERANCE, TOLERANCE_IN_LOW_BITS = 2e-6, 2e-5
 
 
 def outcomes(folder: Path, specs: list[str], engine: str) -> Path:
@@ -69,6 +74,16 @@ def both(folder: Path, spec: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return read(folder, f"{spec}-0"), read(folder, f"{spec}-1")
 
 
+def tolerance(spec: str) -> float:
+    return TOLERANCE_IN_LOW_BITS if "@" in spec else TOLERANCE
+
+
+@cache
+def alone(spec: str) -> dict[str, Any]:
+    """What one process finds."""
+    return train(spec, "eager")
+
+
 def same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
     return all(torch.equal(found[name], value) for name, value in expected.items())
 
@@ -89,11 +104,11 @@ def test_two_processes_step_as_one(eager, spec):
     Otherwise for the last bit of functions that are computed alone where no vector is full.
     """
     first, second = both(eager, spec)
-    expected = train(spec, "eager")
+    expected = alone(spec)
     measures = ob.create_optimizer(model_of_odd_sizes(32), spec).rule.measures
     for point in ("trained", "evaluated"):
         assert same(first[point], second[point])
-        assert away(first[point], expected[point]) < (TOLERANCE if measures else 1e-8)
+        assert away(first[point], expected[point]) < (tolerance(spec) if measures else 1e-8)
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -108,10 +123,11 @@ def test_a_resumed_run_is_the_uninterrupted_one(eager, spec):
 def test_another_number_of_processes_goes_on(eager, spec):
     """From one to two, and from two to one."""
     first, second = both(eager, spec)
-    expected = train(spec, "eager")["trained"]
+    expected = alone(spec)["trained"]
     assert same(first["after alone"], second["after alone"])
-    assert away(first["after alone"], expected) < TOLERANCE
-    assert away(second_half(spec, "eager", read(eager, f"{spec}-half")), expected) < TOLERANCE
+    assert away(first["after alone"], expected) < tolerance(spec)
+    on_one = second_half(spec, "eager", read(eager, f"{spec}-half"))
+    assert away(on_one, expected) < tolerance(spec)
 
 
 @pytest.mark.parametrize("spec", [spec for spec in SPECS if spec not in UNALIGNED])
@@ -142,7 +158,7 @@ def test_parts_that_end_within_blocks_stay_in_32_bits(eager):
 def test_whole_matrices_are_stepped_in_8_bits_wherever_they_are_cut(eager):
     """Their owner has them whole."""
     first, second = both(eager, "muon@int8")
-    expected = train("muon@int8", "eager")["trained"]
+    expected = alone("muon@int8")["trained"]
     assert same(first["trained"], second["trained"])
     assert same(first["trained"], expected)
     assert same(first["after alone"], expected)
@@ -153,7 +169,7 @@ def test_compiled_code_steps_parts_too(compiled, spec):
     """With the random bits of their positions in the whole."""
     first, second = both(compiled, spec)
     assert same(first["trained"], second["trained"])
-    assert away(first["trained"], train(spec, "compiled")["trained"]) < TOLERANCE
+    assert away(first["trained"], train(spec, "compiled")["trained"]) < tolerance(spec)
     assert same(first["after half"], first["trained"])
 
 

@@ -77,6 +77,8 @@ def test_short_runs_stay_close_to_fp32(spec):
     assert 0 < (found - exact).norm() < SHORT[storage] * exact.norm()
 
 
+# Hundreds of steps of every row in every storage.
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", STORED)
 def test_long_runs_stay_close_to_fp32(spec):
     """Rounding must not pile up: moments that could only grow would make the steps vanish."""

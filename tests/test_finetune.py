@@ -49,6 +49,8 @@ def run(*words: object) -> None:
     finetune.main([str(word) for word in words])
 
 
+# Starts three processes.
+@pytest.mark.slow
 def test_killed_and_resumed_run_equals_an_uninterrupted_one(tmp_path, data):
     """SIGKILL in the middle, then --resume: losses, weights and counts are those of one run."""
     settings = ("--optim", "adan", "--lr", "0.003", "--warmup-steps", "3", "--eval-strategy", "no")

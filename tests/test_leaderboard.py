@@ -114,6 +114,8 @@ def test_the_untouched_model_is_measured_once(finished):
     assert finished[2].stdout.count("untouched model: eval loss") == 1
 
 
+# Trains again in fresh processes.
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", ["sophia", "lion-8bit"])
 def test_the_tenth_trial_of_a_warm_worker_equals_the_same_alone(finished, tmp_path, spec):
     """Bit for bit: what ran before a trial, even a diverged one, leaves no trace in it."""

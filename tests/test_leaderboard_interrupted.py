@@ -56,6 +56,8 @@ class KillingDisplay(PlainDisplay):
             self.finished.append(event)
 
 
+# Waits for an overdue trial.
+@pytest.mark.slow
 def test_a_killed_worker_and_an_overdue_trial_are_rows_and_the_others_go_on(tmp_path):
     """SIGKILL and the time limit each cost one row, which says why and how far it came."""
     recipe = write_recipe(tmp_path, "lion", "adan", max_steps=HOURS, timeout_s=5)

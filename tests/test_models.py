@@ -51,6 +51,8 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+# Makes weights anew.
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_pretraining_shows_and_leaves_room_to_learn() -> None:
     """On optbench:pydocs the start beats random weights by far, and 12 steps beat the start."""

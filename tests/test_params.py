@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from marks import slow
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import (
@@ -188,7 +189,7 @@ def test_only_trainable_parameters_are_taken(gpt2):
         param_groups(gpt2, 0.1)
 
 
-@pytest.mark.parametrize("engine", ["eager", "compiled"])
+@pytest.mark.parametrize("engine", ["eager", *slow("compiled")])
 @pytest.mark.parametrize("name", ["adamp", "sgdp"])
 def test_channels_of_conv1d_are_those_of_its_linear_twin(name, engine):
     """AdamP and SGDP project by output channel: the weight stored (in, out) must not differ."""

@@ -53,6 +53,8 @@ class Points(torch.utils.data.Dataset):
         return {"x": self.x[index], "labels": self.labels[index]}
 
 
+# A mean over many estimates.
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_estimate_is_the_gauss_newton_diagonal_on_average(tmp_path, accumulation):
     """The mean of some 400 estimates is within noise of the exact diagonal, accumulated or not.

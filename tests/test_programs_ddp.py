@@ -11,6 +11,9 @@ import pytest
 import torch
 from ddp_programs import SETTINGS, train
 
+# Starts two processes, which train with every program twice.
+pytestmark = pytest.mark.slow
+
 SCRIPT = str(Path(__file__).with_name("ddp_programs.py"))
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 

@@ -234,6 +234,8 @@ TWINS = {
 }
 
 
+# Trains in a worker process.
+@pytest.mark.slow
 def test_providers_stand_in_a_leaderboard_beside_ours(tmp_path):
     """Real rows by real workers; each takes the losses of our rule of the same name."""
     theirs = [f"{{spec: '{spec}', lr: 1e-3, schedule: constant}}" for spec in TWINS]

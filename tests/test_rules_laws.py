@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from marks import slow
 from oracles import CASES, PROOFS
 from oracles.comparison import make_optimizer, make_parameter, set_gradients, take_step
 from oracles.inputs import gradient, values
@@ -287,7 +288,7 @@ def rosenbrock(p: torch.Tensor) -> torch.Tensor:
     return (100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2).sum()
 
 
-@pytest.mark.parametrize("problem", [quadratic, rosenbrock])
+@pytest.mark.parametrize("problem", [quadratic, *slow(rosenbrock)])
 @pytest.mark.parametrize("name", RULES)
 def test_the_loss_descends(name, problem):
     """At some lr within three decades of the declared one, 100 steps at least halve the loss."""

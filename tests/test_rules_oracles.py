@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from marks import slow
 from oracles import CASES, PROOFS
 from oracles.comparison import compiled_shapes, deviation, distance, is_companion, oracle_paths
 from oracles.inputs import parameter
@@ -24,6 +25,10 @@ EVERY_CASE = [
     for name, cases in CASES.items()
     for number, case in enumerate(cases)
 ]
+#: One rule of each kind is compiled at every run of the tests, all at a run of the slow ones too:
+#: flat, with sums, of the model, of rows, of matrices, with a second gradient.
+QUICKLY_COMPILED = ("adamw", "lamb", "prodigy", "sgdp", "adafactor", "muon", "sophia")
+COMPILED = [*QUICKLY_COMPILED, *slow(*(name for name in CASES if name not in QUICKLY_COMPILED))]
 SCHEDULE_FREE = [
     name for name in CASES if ob.optimizer_info(name).rule_class().evaluation_point is not None
 ]
@@ -104,7 +109,7 @@ def test_parameters_of_several_real_pieces_agree_with_the_oracle(name):
     assert deviation(name, CASES[name][0], shapes=shapes) < FP32_TOLERANCE
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", COMPILED)
 @pytest.mark.usefixtures("newton_schulz_in_fp32")
 def test_compiled_fp32_agrees_with_the_oracle_and_compiles_once(name, monkeypatch):
     """20 steps of changing lrs and pauses; every phase of every layout is compiled once."""
@@ -117,7 +122,7 @@ def test_compiled_fp32_agrees_with_the_oracle_and_compiles_once(name, monkeypatc
 
 
 @pytest.mark.parametrize("engine", ["eager", "compiled"])
-@pytest.mark.parametrize("name", ["muon", "scion"])
+@pytest.mark.parametrize("name", ["muon", *slow("scion")])
 def test_newton_schulz_in_bfloat16_stays_near_the_oracle(name, engine, monkeypatch):
     """As it runs where there are instructions for it: within some percent, and not exactly."""
     monkeypatch.setattr(newton_schulz, "cpu_has_bfloat16", lambda: True)
@@ -126,7 +131,7 @@ def test_newton_schulz_in_bfloat16_stays_near_the_oracle(name, engine, monkeypat
     assert FP32_TOLERANCE < found < BFLOAT16_TOLERANCE
 
 
-@pytest.mark.parametrize("name", ["adamw", "adamp"])
+@pytest.mark.parametrize("name", ["adamw", *slow("adamp")])
 def test_compiled_transposed_and_scalar_parameters_agree_with_the_oracle(name):
     """Layouts other than row-major compile too."""
     shapes = (Shape((6, 9), transposed=True), Shape(()))

@@ -15,12 +15,15 @@ from training_setup import assert_same_weights, tiny_gpt2, trainer, weights
 import optbench_llm as ob
 from optbench_llm.training import OptBenchTrainer
 
+# Four training runs of every row.
+pytestmark = pytest.mark.slow
+
 ROWS = ob.list_optimizers()
-MAX_STEPS = 6
+MAX_STEPS = 4
 SETTINGS = {
     "max_steps": MAX_STEPS,
     "save_strategy": "steps",
-    "save_steps": 3,
+    "save_steps": MAX_STEPS // 2,
     "lr_scheduler_type": "constant",
 }
 Run = Callable[[str], OptBenchTrainer]
@@ -55,7 +58,7 @@ def test_a_row_trains_and_a_resumed_run_equals_the_uninterrupted_one(uninterrupt
     assert_all_move(whole)
     folder = whole.args.output_dir
     resumed = trainer(folder, tiny_gpt2(dropout=0.1), optim=name, **SETTINGS)
-    resumed.train(resume_from_checkpoint=f"{folder}/checkpoint-3")
+    resumed.train(resume_from_checkpoint=f"{folder}/checkpoint-{MAX_STEPS // 2}")
     assert_same_weights(after, weights(resumed.model))
     assert whole.measurements.losses == resumed.measurements.losses
     assert whole.measurements.state_bytes == resumed.measurements.state_bytes

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from marks import slow
 from oracles import CASES
 from oracles.comparison import (
     compiled_shapes,
@@ -18,11 +19,11 @@ from oracles.comparison import (
     take_step,
 )
 from oracles.proof import ALL_SHAPES
-from torch._dynamo.utils import counters
 from training_setup import assert_same_weights, tiny_gpt2, trainer, weights
 
 import optbench_llm as ob
 from optbench_llm.catalog import parse_spec
+from optbench_llm.engine import compiled
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*looks at output channels")
 
@@ -156,9 +157,11 @@ def test_a_wrapped_rule_in_fp32_and_in_pieces(spec, monkeypatch):
     assert_close(paths(params, optimizer), reference(spec, ALL_SHAPES), 1e-5)
 
 
-@pytest.mark.parametrize("spec", FEW)
-def test_a_wrapped_rule_compiles_once_and_agrees(spec):
+@pytest.mark.parametrize("spec", [*FEW[:1], *slow(*FEW[1:])])
+def test_a_wrapped_rule_compiles_once_and_agrees(spec, monkeypatch):
     """Synchronisations and averages are data, not code: one graph a shape and phase."""
+    functions: dict[Any, Any] = {}
+    monkeypatch.setattr(compiled, "_FUNCTIONS", functions)
     base = spec.partition("+")[2]
     shapes = compiled_shapes(base)
     params, optimizer = make(spec, torch.float32, shapes, engine="compiled")
@@ -169,9 +172,9 @@ def test_a_wrapped_rule_compiles_once_and_agrees(spec):
         optimizer.param_groups[0]["lr"] = lr_at(lr, t)
         take_step(optimizer, params, shapes, t, pauses=True)
         ours.append([p.detach().double().clone() for p in params])
-        graphs.append(counters["stats"]["unique_graphs"])
+        graphs.append(len(functions))
     assert_close(ours, theirs, 1e-5)
-    assert graphs[9] == graphs[-1]  # by then every parameter has done all that it ever does
+    assert 0 < graphs[9] == graphs[-1]  # by then every parameter has done all that it ever does
 
 
 @pytest.mark.parametrize("base", ["sgd", "adamw", "lamb"])
