@@ -87,6 +87,8 @@ def running(tmp_path: Path):
     process.wait()
 
 
+# Starts a leaderboard of its own.
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_finished_and_prints_it(running):
     """Exit code 130, a table with the finished row, the running trial as interrupted, no worker."""
     process, worker, store = running
@@ -103,6 +105,8 @@ def test_ctrl_c_keeps_what_is_finished_and_prints_it(running):
     assert not worker.is_running()
 
 
+# Starts a leaderboard of its own.
+@pytest.mark.slow
 def test_kill_9_loses_only_the_running_trial_and_leaves_no_worker(running):
     """The worker notices that its parent is gone; the store opens again with the finished row."""
     process, worker, store = running

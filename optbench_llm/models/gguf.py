@@ -48,6 +48,8 @@ def _convert(gguf: Path, folder: Path) -> None:
     # What is saved is no longer quantized, and must not say so when it is loaded.
     vars(model.config).pop("quantization_config", None)
     vars(model).pop("hf_quantizer", None)
+    # Of several processes transformers lets the first one save, and here whoever came first does.
+    vars(model)["should_save_on_this_rank"] = lambda is_main_process: is_main_process
     try:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -58,6 +60,7 @@ def _convert(gguf: Path, folder: Path) -> None:
 def _intact(folder: Path) -> bool:
     try:
         hashes = json.loads((folder / MANIFEST).read_text())
-        return all(file_hash(folder / name) == known for name, known in hashes.items())
+        same = (file_hash(folder / name) == known for name, known in hashes.items())
+        return "config.json" in hashes and all(same)
     except (OSError, ValueError):
         return False
