@@ -156,3 +156,17 @@ def test_eval_loss_does_not_depend_on_the_batch_size(tmp_path):
         losses.append(mean_token_loss(run, Sentences(16, seed=1)))
         assert torch.equal(state, torch.get_rng_state())
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt"])
+def test_a_checkpoint_that_was_cut_short_is_named(tmp_path, name):
+    """Before anything is loaded: the model stays what it was."""
+    settings = {"optim": "adamw", "max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    trainer(tmp_path, tiny_gpt2(), **settings).train()
+    file = tmp_path / "checkpoint-2" / name
+    file.write_bytes(file.read_bytes()[:-1])
+    resumed = trainer(tmp_path, tiny_gpt2(), **settings)
+    before = weights(resumed.model)
+    with pytest.raises(ValueError, match=rf"resume from .*checkpoint-2: its {name} is damaged"):
+        resumed.train(resume_from_checkpoint=str(file.parent))
+    assert_same_weights(weights(resumed.model), before)

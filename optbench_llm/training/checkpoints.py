@@ -6,8 +6,10 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
-from transformers.trainer import TRAINER_STATE_NAME
+from safetensors import SafetensorError, safe_open
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 _FOLDER = re.compile(r"checkpoint-(\d+)$")
 
@@ -33,6 +35,32 @@ def check_resumable(checkpoint: Path) -> None:
     why_not = _why_not(checkpoint)
     if why_not is not None:
         raise ValueError(f"cannot resume from {checkpoint}: {why_not}")
+
+
+def check_whole(checkpoint: Path) -> None:
+    """Raise ValueError for a checkpoint whose weights or optimizer state were cut short.
+
+    Looks at the ends and headers of files alone.
+    """
+    damaged = (file.name for file in sorted(checkpoint.glob("*")) if not _is_whole(file))
+    name = next(damaged, None)
+    if name is not None:
+        raise ValueError(
+            f"cannot resume from {checkpoint}: its {name} is damaged or cut short; delete this"
+            " checkpoint to go on from the one before it, if there is one"
+        )
+
+
+def _is_whole(file: Path) -> bool:
+    if file.name in (OPTIMIZER_NAME, SCHEDULER_NAME):
+        return is_zipfile(file)
+    if file.suffix != ".safetensors":
+        return True
+    try:
+        with safe_open(file, framework="pt"):
+            return True
+    except SafetensorError:
+        return False
 
 
 def _why_not(folder: Path) -> str | None:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ from optbench_llm.create import create_optimizer, effective_hyperparameters
 from optbench_llm.programs import Replay, create_program, trained_positions
 from optbench_llm.training.arguments import OptBenchArguments
 from optbench_llm.training.callback import OptBenchCallback
+from optbench_llm.training.checkpoints import check_whole
 from optbench_llm.training.choice import OptimizerChoice, check_flattened
 from optbench_llm.training.hf_provider import check_taken, hf_arguments
 from optbench_llm.training.optimizer_clock import unwrapped
@@ -208,6 +210,7 @@ class OptBenchMixin(_Trainer):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        check_whole(Path(resume_from_checkpoint))
         target = self.model if model is None else model
         if not load_sharded_weights(target, resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
