@@ -33,7 +33,9 @@ def train(folder: Path, spec: str, stage: int = 0) -> None:
     kept: dict[str, Any] = {}
     try:
         run.train()
-        kept = {"weights": weights(run.model), "losses": run.measurements.losses}
+        measured = run.measurements
+        kept = {"weights": weights(run.model), "losses": measured.losses}
+        kept["step_ms"] = measured.median_step_ms
     except ValueError as error:
         kept = {"refused": str(error), "steps": run.state.global_step}
     torch.save(kept, folder / f"{spec}-{stage}-{run.args.process_index}.pt")

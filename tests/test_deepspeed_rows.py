@@ -79,6 +79,9 @@ def test_two_processes_step_as_one_or_refuse(tmp_path, folder, name, record_prop
             continue
         assert_same_weights(first["weights"], second["weights"])
         assert first["losses"] == pytest.approx(alone["losses"], rel=1e-4)
+        # It steps inside backward, where nobody can time it.
+        assert first["step_ms"] is None
+        assert alone["step_ms"] > 0
         begun = weights(tiny_gpt2())
         off = sum((first["weights"][n] - w).square().sum() for n, w in alone["weights"].items())
         moved = sum((begun[n] - w).square().sum() for n, w in alone["weights"].items())

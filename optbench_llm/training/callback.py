@@ -63,6 +63,7 @@ class OptBenchCallback(TrainerCallback, ExportableState):
         self._device = torch.device("cpu")
         self._reads_at_once = True
         self._clock = OptimizerClock(self._device)
+        self._sees_steps = True
         self._mark = time.perf_counter()
         self._micro_losses: list[Tensor] = []
         self._micro_inputs: list[Tensor] = []
@@ -132,6 +133,8 @@ class OptBenchCallback(TrainerCallback, ExportableState):
         self._device = next(model.parameters()).device
         self._reads_at_once = self._device.type == "cpu"
         self._clock = OptimizerClock(self._device)
+        # DeepSpeed steps inside backward, where no callback sees it.
+        self._sees_steps = getattr(args, "deepspeed_plugin", None) is None
         self._pending = []
         self._checked = len(self.losses)
         self.steps_unseen = state.global_step - len(self.losses)
@@ -252,9 +255,10 @@ class OptBenchCallback(TrainerCallback, ExportableState):
     def _collect(self) -> None:
         """Bring times and memory up to date."""
         first_ms, step_ms = self._clock.read()
-        if self.first_step_ms is None:
-            self.first_step_ms = first_ms
-        self.optimizer_step_ms += step_ms
+        if self._sees_steps:
+            if self.first_step_ms is None:
+                self.first_step_ms = first_ms
+            self.optimizer_step_ms += step_ms
         self.compile_s = self._compile_s_before + getattr(self._optimizer, "compile_s", 0.0)
         self.peak_mem_bytes = max(self.peak_mem_bytes, peak_memory_bytes(self._device))
 
