@@ -26,6 +26,7 @@ pytestmark = pytest.mark.slow
 STEPS, SAVE_EVERY = 12, 4
 #: Its orthogonalisation in bf16 magnifies the noise of fp32 sums, less so in short steps.
 MUON = ("--optim", "muon", "--lr", "0.002")
+ADAN = ("--optim", "adan", "--train-sampling-strategy", "sequential")
 ENVIRONMENT = {
     **os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": str(torch.get_num_threads())
 }  # fmt: skip
@@ -103,6 +104,20 @@ def alone(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
+def replicated(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    """The folder of a run under DDP that the command itself has given two processes."""
+    folder = tmp_path_factory.mktemp("replicated") / "run"
+    command = [sys.executable, "-m", "optbench_llm.finetune", "--num-processes", "2"]
+    done = subprocess.run(
+        [*command, *flags(data, folder, 1, *ADAN)],
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "adan: done" in done.stdout
+    return folder
+
+
+@pytest.fixture(scope="module")
 def sharded(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     """The folder of a sharded run on two processes."""
     folder = tmp_path_factory.mktemp("sharded") / "run"
@@ -129,18 +144,31 @@ def killed(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     return folder
 
 
-def test_ddp_is_one_process(tmp_path, data):
+def interrupted(folder: Path, run: Path) -> Path:
+    """A copy of a run as it would be had it ended after the checkpoint before its last."""
+    shutil.copytree(run, folder)
+    (folder / "result.json").unlink()
+    shutil.rmtree(folder / f"checkpoint-{STEPS}")
+    return folder
+
+
+def test_ddp_is_one_process(tmp_path, data, replicated):
     """Half the batch each: losses, tokens and the evaluation are those of one process."""
-    more = ("--optim", "adan", "--train-sampling-strategy", "sequential")
-    finetune.main(flags(data, tmp_path / "one", 2, *more, "--use-cpu"))
-    command = [sys.executable, "-m", "optbench_llm.finetune", "--num-processes", "2"]
-    done = subprocess.run(
-        [*command, *flags(data, tmp_path / "two", 1, *more)],
-        env=ENVIRONMENT, capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert "adan: done" in done.stdout
-    assert_equal_runs(result(tmp_path / "two"), result(tmp_path / "one"))
+    finetune.main(flags(data, tmp_path / "one", 2, *ADAN, "--use-cpu"))
+    assert_equal_runs(result(replicated), result(tmp_path / "one"))
+
+
+def test_ddp_goes_on_bit_for_bit(tmp_path, data, replicated):
+    """On as many processes; on one of them up to the order of sums."""
+    folder = interrupted(tmp_path / "two", replicated)
+    on_two(flags(data, folder, 1, *ADAN, "--resume"))
+    assert result(folder)["losses"] == result(replicated)["losses"]
+    assert_same_weights(
+        load_file(folder / "model.safetensors"), load_file(replicated / "model.safetensors")
+    )
+    folder = interrupted(tmp_path / "one", replicated)
+    finetune.main(flags(data, folder, 2, *ADAN, "--use-cpu", "--resume"))
+    assert_equal_runs(result(folder), result(replicated))
 
 
 def test_sharded_is_one_process(alone, sharded):
@@ -178,10 +206,7 @@ def test_one_process_goes_on_with_a_sharded_run(tmp_path, data, alone, killed):
 
 def test_two_processes_go_on_with_a_run_of_one(tmp_path, data, alone):
     """Sharded from the checkpoint on."""
-    folder = tmp_path / "run"
-    shutil.copytree(alone, folder)
-    (folder / "result.json").unlink()
-    shutil.rmtree(folder / f"checkpoint-{STEPS}")
+    folder = interrupted(tmp_path / "run", alone)
     on_two(flags(data, folder, 2, *MUON, "--fsdp2", "--resume"))
     assert_equal_runs(result(folder), result(alone))
 
