@@ -19,7 +19,7 @@ from optbench_llm.training import OptBenchTrainer
 pytestmark = pytest.mark.slow
 
 ROWS = ob.list_optimizers()
-MAX_STEPS = 4
+MAX_STEPS = 6
 SETTINGS = {
     "max_steps": MAX_STEPS,
     "save_strategy": "steps",
