@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -19,6 +20,12 @@ ALPACA_FILES = {
     # 999 real records, beside the checkout; their licence keeps them out of the project.
     "real": Path(__file__).parents[2] / "shared" / "data" / "alpaca_en_demo.json",
 }
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collections that every Trainer begins with a look at all imported modules."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", params=ALPACA_FILES)

@@ -1,12 +1,8 @@
-"""Trains GPT-2 with programs for some steps and saves the weights; run by torchrun or alone.
-
-python ddp_programs.py FOLDER
-"""
+"""Trains GPT-2 with programs for some steps and saves the weights."""
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +48,9 @@ def train(folder: Path, spec: str, kind: str) -> None:
     torch.save(kept, folder / f"{spec}-{kind}-{run.args.process_index}.pt")
 
 
-if __name__ == "__main__":
-    for name in SETTINGS:
-        for each in ("ddp", "fsdp"):
-            train(Path(sys.argv[1]), name, each)
+def train_all(folder: Path) -> None:
+    """Train with every program, replicated and sharded."""
+    torch.set_num_threads(1)
+    for spec in SETTINGS:
+        for kind in ("ddp", "fsdp"):
+            train(folder, spec, kind)

@@ -1,12 +1,8 @@
-"""Trains GPT-2 with every row of the catalog and saves the weights; run by torchrun or alone.
-
-python ddp_rows.py FOLDER SPEC...
-"""
+"""Trains GPT-2 with rows of the catalog and saves the weights, in one process or several."""
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import torch
@@ -18,7 +14,7 @@ GLOBAL_BATCH, STEPS = 8, 20
 
 
 def train(folder: Path, spec: str, checkpoint: Path | None = None) -> None:
-    """Twelve steps in double precision: there is little noise to magnify.
+    """Twenty steps in double precision: there is little noise to magnify.
 
     One process takes each global batch at once, several take it in two micro-batches each.
     """
@@ -38,6 +34,8 @@ def train(folder: Path, spec: str, checkpoint: Path | None = None) -> None:
     torch.save(kept, folder / f"{spec}-{run.args.process_index}.pt")
 
 
-if __name__ == "__main__":
-    for name in sys.argv[2:]:
-        train(Path(sys.argv[1]), name)
+def train_all(folder: Path, specs: list[str]) -> None:
+    """Train with each of them."""
+    torch.set_num_threads(1)
+    for spec in specs:
+        train(folder, spec)

@@ -1,12 +1,8 @@
-"""Trains GPT-2 with rows of the catalog under DeepSpeed; run by torchrun or alone.
-
-python deepspeed_rows.py FOLDER SPEC...
-"""
+"""Trains GPT-2 with rows of the catalog under DeepSpeed."""
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +37,13 @@ def train(folder: Path, spec: str, stage: int = 0) -> None:
     torch.save(kept, folder / f"{spec}-{stage}-{run.args.process_index}.pt")
 
 
-if __name__ == "__main__":
+def train_all(folder: Path, specs: list[str]) -> None:
+    """Train with each of them at both stages."""
     import deepspeed.ops
 
     # Its own all-reduce on the CPU is compiled for half a minute; gloo's does as well.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     torch.set_num_threads(1)
-    for name in sys.argv[2:]:
-        for zero_stage in STAGES:
-            train(Path(sys.argv[1]), name, zero_stage)
+    for spec in specs:
+        for stage in STAGES:
+            train(folder, spec, stage)

@@ -1,13 +1,7 @@
-"""Steps every row of the catalog on given gradients and saves the weights; by torchrun or alone.
-
-python sharded_steps.py FOLDER ENGINE SPEC...
-
-FOLDER holds SPEC-alone.pt: the first half of the steps on one process.
-"""
+"""Steps rows of the catalog on given gradients and saves the weights, in one process or two."""
 
 from __future__ import annotations
 
-import sys
 import traceback
 from pathlib import Path
 from typing import Any
@@ -110,8 +104,9 @@ def first_half(spec: str, engine: str) -> dict[str, Any]:
     model, optimizer = start(spec, engine)
     take_steps(model, optimizer, range(STEPS // 2))
     optimizer.eval()
-    weights = all_weights(model) | {"lm_head.weight": all_weights(model)["transformer.wte.weight"]}
-    return {"weights": weights, "optimizer": optimizer.whole_state_dict()}
+    weights = all_weights(model)
+    tied = {"lm_head.weight": weights["transformer.wte.weight"]}
+    return {"weights": weights | tied, "optimizer": optimizer.whole_state_dict()}
 
 
 def second_half(spec: str, engine: str, checkpoint: dict[str, Any]) -> dict[str, Tensor]:
@@ -183,7 +178,11 @@ def refusals(folder: Path, checkpoint: dict[str, Any]) -> dict[str, str]:
 
 
 def main(folder: Path, engine: str, specs: list[str]) -> None:
-    """Save the outcome of each spec, or the error that it ended with."""
+    """Save the outcome of each spec, or the error that it ended with.
+
+    The folder holds SPEC-alone.pt: the first half of the steps on one process.
+    """
+    torch.set_num_threads(1)
     dist.init_process_group("gloo")
     for spec in specs:
         try:
@@ -195,8 +194,3 @@ def main(folder: Path, engine: str, specs: list[str]) -> None:
         begun = torch.load(folder / "adamw-alone.pt", weights_only=True)
         torch.save(refusals(folder, begun), folder / f"refusals-{dist.get_rank()}.pt")
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from ddp_rows import STEPS, train
+from ddp_rows import STEPS, train, train_all
 from training_setup import assert_same_weights, tiny_gpt2, weights
+from two_processes import on_two
 
 import optbench_llm as ob
 
 # A training run of every row, twice.
 pytestmark = pytest.mark.slow
 
-SCRIPT = str(Path(__file__).with_name("ddp_rows.py"))
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 ROWS = ob.list_optimizers()
 FOREIGN = [name for name in ROWS if ob.optimizer_info(name).rule is None]
 #: How far from one process, over the way moved, where it is more than noise of float64.
@@ -39,14 +35,7 @@ TOLERANCES = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left."""
     folder = tmp_path_factory.mktemp("two")
-    done = subprocess.run(
-        [sys.executable, *TORCHRUN, SCRIPT, str(folder), *ROWS],
-        env={**os.environ, "ACCELERATE_USE_CPU": "true"},
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    on_two(train_all, folder, ROWS)
     return folder
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from deepspeed_rows import STAGES, train
+from deepspeed_rows import STAGES, train, train_all
 from training_setup import assert_same_weights, tiny_gpt2, weights
+from two_processes import on_two
 
 import optbench_llm as ob
 
@@ -20,8 +18,6 @@ pytest.importorskip("deepspeed")
 # A training run of every row, three times.
 pytestmark = pytest.mark.slow
 
-SCRIPT = str(Path(__file__).with_name("deepspeed_rows.py"))
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 ROWS = ob.list_optimizers()
 #: How far from one process, over the way moved, where it is more than noise of float32.
 TOLERANCES = {
@@ -48,14 +44,7 @@ def refusal(name: str) -> str | None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left."""
     folder = tmp_path_factory.mktemp("zero")
-    done = subprocess.run(
-        [sys.executable, *TORCHRUN, SCRIPT, str(folder), *ROWS],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    on_two(train_all, folder, ROWS, ACCELERATE_USE_CPU="false", CUDA_VISIBLE_DEVICES="")
     return folder
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -17,19 +15,19 @@ from sharded_steps import (
     UNALIGNED_WIDTH,
     WIDTH,
     first_half,
+    main,
     model_of_odd_sizes,
     second_half,
     train,
 )
 from torch import Tensor
+from two_processes import on_two
 
 import optbench_llm as ob
 
 # Steps every row four times, on two processes.
 pytestmark = pytest.mark.slow
 
-SCRIPT = str(Path(__file__).with_name("sharded_steps.py"))
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 ROWS = [name for name in ob.list_optimizers() if ob.optimizer_info(name).rule is not None]
 FOREIGN = ["lion-8bit"]
 WRAPPED = ["lookahead+muon", "schedulefree+lamb", "sam+prodigy"]
@@ -46,9 +44,7 @@ def outcomes(folder: Path, specs: list[str], engine: str) -> Path:
     """Run all specs on two processes, over first halves that one process made here."""
     for spec in specs:
         torch.save(first_half(spec, engine), folder / f"{spec}-alone.pt")
-    command = [sys.executable, *TORCHRUN, SCRIPT, str(folder), engine, *specs]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-4000:]
+    on_two(main, folder, engine, specs)
     return folder
 
 

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from ddp_programs import SETTINGS, train
+from ddp_programs import SETTINGS, train, train_all
+from two_processes import on_two
 
 # Starts two processes, which train with every program twice.
 pytestmark = pytest.mark.slow
-
-SCRIPT = str(Path(__file__).with_name("ddp_programs.py"))
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one process and what two left."""
     folder = tmp_path_factory.mktemp("programs")
-    command = [sys.executable, *TORCHRUN, SCRIPT, str(folder)]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-4000:]
+    on_two(train_all, folder)
     for spec in SETTINGS:
         train(folder, spec, "alone")
     return folder

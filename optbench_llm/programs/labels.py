@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer
@@ -13,6 +14,8 @@ from transformers.trainer_utils import unwrap_peft_model
 IGNORED_LABEL = -100
 #: Names of the inputs that hold labels.
 LABELS = frozenset({"labels", "shift_labels"})
+#: Of each trainer's model: unwrapping it takes accelerate milliseconds, which batches need not pay.
+_SHIFTING: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def trained_positions(trainer: Trainer, inputs: Mapping[str, Any]) -> Tensor:
@@ -20,7 +23,11 @@ def trained_positions(trainer: Trainer, inputs: Mapping[str, Any]) -> Tensor:
     if "shift_labels" in inputs:
         return inputs["shift_labels"] != IGNORED_LABEL
     mask = inputs["labels"] != IGNORED_LABEL
-    if not _shifts_labels(base_model(trainer)):
+    model = trainer.model
+    assert model is not None
+    if model not in _SHIFTING:
+        _SHIFTING[model] = _shifts_labels(base_model(trainer))
+    if not _SHIFTING[model]:
         return mask
     return nn.functional.pad(mask[..., 1:], (0, 1), value=False)
 

@@ -1,0 +1,89 @@
+"""Two processes with the environment that torchrun gives its own, started in a moment.
+
+They are forked from a server that has imported torch and transformers once, which takes longer than
+most of what tests have to say to two processes. Tests of the command line and of processes that end
+too early start torchrun itself.
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PROCESSES = 2
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(
+    [
+        "optbench_llm.finetune",
+        "optbench_llm.training",
+        "peft",
+        "torch.distributed.fsdp",
+        "torch.distributed.tensor",
+        "transformers.models.gpt2.modeling_gpt2",
+        "transformers.trainer",
+    ]
+)
+
+
+def on_two(
+    function: Callable[..., Any], *args: Any, timeout_s: float = 400, **environment: str
+) -> None:
+    """Call ``function(*args)`` in two processes, on the CPU.
+
+    Raises AssertionError with what they printed where one fails or both take longer than the limit.
+    """
+    codes, said = outcome_on_two(function, *args, timeout_s=timeout_s, **environment)
+    assert codes == [0] * PROCESSES, f"exit codes {codes}\n{said[-4000:]}"
+
+
+def outcome_on_two(
+    function: Callable[..., Any], *args: Any, timeout_s: float = 400, **environment: str
+) -> tuple[list[int | None], str]:
+    """The exit codes, and what both printed. When one fails the other is ended."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": str(PROCESSES), "LOCAL_WORLD_SIZE": str(PROCESSES),
+              "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+              "ACCELERATE_USE_CPU": "true", **environment}  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = [Path(folder) / str(rank) for rank in range(PROCESSES)]
+        processes = [
+            _SERVER.Process(
+                target=_enter,
+                args=({**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}, output,
+                      function, args),
+            )
+            for rank, output in enumerate(outputs)
+        ]  # fmt: skip
+        for process in processes:
+            process.start()
+        end = time.monotonic() + timeout_s
+        while any(process.is_alive() for process in processes):
+            if time.monotonic() > end or any(process.exitcode for process in processes):
+                for process in processes:
+                    process.kill()
+            time.sleep(0.02)
+        for process in processes:
+            process.join()
+        said = "".join(path.read_text(errors="replace") for path in outputs if path.exists())
+    return [process.exitcode for process in processes], said
+
+
+def _enter(
+    environment: dict[str, str], output: Path, function: Callable[..., Any], args: tuple[Any, ...]
+) -> None:
+    os.environ.update(environment)
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT)
+    for standard in (1, 2):
+        os.dup2(descriptor, standard)
+    # What the server has imported stays: no need to look through it for garbage.
+    gc.freeze()
+    function(*args)
