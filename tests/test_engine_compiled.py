@@ -218,6 +218,7 @@ def test_several_units_a_call_step_as_one_by_one(name, monkeypatch):
     kind = {"role": "matrix"} if name == "muon" else {}
     sizes = [(64, 96)] * 5 if kind else [(7,), (9, 3), (64, 96), (8,), (5,), (64, 65), (70, 90)]
     paths = []
+    monkeypatch.setattr(bound, "SMALL_ELEMENTS", 0)
     for per_call in (1, 2):
         monkeypatch.setattr(compiled, "UNITS_PER_CALL", {"cpu": per_call})
         shapes = tuple(map(Shape, sizes))

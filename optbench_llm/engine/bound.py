@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 from operator import is_
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,6 +18,11 @@ from optbench_llm.engine.storage import BLOCK, Blockwise, Plain
 from optbench_llm.engine.units import Unit
 from optbench_llm.rules.rule import Rule, Scope, Slot
 
+if TYPE_CHECKING:
+    from optbench_llm.engine.bundles import Bundle
+
+#: Flat units of at most so many elements share calls, see ``bundles.py``.
+SMALL_ELEMENTS = 2**13
 #: A unit that rules of rows see is cut for compiled code from this size, into parts of the other
 #: one; a flat unit in 8 bits, rounded at random, as soon as there are two such parts. What such
 #: code keeps of a part then stays in the cache.
@@ -41,7 +46,8 @@ class Cut:
 class BoundUnit:
     """Views of one unit of a parameter and of its slots, and the compiled code that takes them.
 
-    ``p`` is its ``view`` of the detached parameter, ``stored`` are the tensors of its slots.
+    ``p`` is its ``view`` of the detached parameter, ``stored`` are the tensors of its slots, that
+    bear these ``names`` in the state.
     ``width`` is None for a unit that compiled code gets as it is; else the unit is flat, and code
     for any length gets ``head`` elements of it in rows of this many (1 for a plain vector). What is
     left, less than a block of a blockwise storage, is stepped eagerly: inductor reads beyond the
@@ -65,9 +71,7 @@ class BoundUnit:
         self.origin = origin
         self.p = view
         self.device_type = view.device.type
-        self.stored: Stored = stored_slots(state, slots, phases, unit.suffix)
-        self._tensors = [tensor for own in self.stored for tensor in own]
-        self._names = [
+        self.names = [
             slot.name + part + unit.suffix
             for slot, storage in zip(slots, phases.storages, strict=True)
             for part in storage.suffixes
@@ -78,15 +82,22 @@ class BoundUnit:
         if self.width is not None:
             self.head = self.p.numel() // self.width * self.width
             self.elements = "short" if self.head <= SHORT_ELEMENTS else "long"
-        self.inputs = self._inputs()
-        self.cuts = self._cuts()
+        self.functions: dict[Any, Compiled] = {}
+        self.hold(state)
         self.leftover = self._leftover()
         self.compilable = self.leftover != 0
-        self.functions: dict[Any, Compiled] = {}
+        self.small = self._small()
+
+    def hold(self, state: dict[str, Any]) -> None:
+        """Take the tensors that the state has now."""
+        self.stored: Stored = stored_slots(state, self.slots, self.phases, self.unit.suffix)
+        self.tensors = [tensor for own in self.stored for tensor in own]
+        self.inputs = self._inputs()
+        self.cuts = self._cuts()
 
     def holds(self, state: dict[str, Any]) -> bool:
         """Whether the state still has the same tensors."""
-        return all(map(is_, map(state.get, self._names), self._tensors))
+        return all(map(is_, map(state.get, self.names), self.tensors))
 
     def gradient(self, g: Tensor) -> Tensor:
         """The unit's view of a gradient, in the form in which compiled code gets it."""
@@ -122,6 +133,14 @@ class BoundUnit:
             for start, end in pairwise(ends)
         ]
 
+    def _small(self) -> bool:
+        """Whether it may be stepped together with others, as one longer unit."""
+        of_elements = self.rule.scope in (Scope.ELEMENT, Scope.MODEL)
+        plain = self.width == 1 and not self.phases.stochastic and self.leftover is None
+        full = all(slot.shape == "full" for slot in self.slots)
+        few = self.p.numel() <= SMALL_ELEMENTS and self.device_type == "cpu"
+        return of_elements and plain and full and few
+
     def _starts(self, element: int) -> tuple[Tensor, ...]:
         position = wrapped(self.origin + element)
         return (torch.tensor([position], dtype=torch.int32, device=self.p.device),)
@@ -138,7 +157,7 @@ class BoundUnit:
         count = self.p.shape[0]
         step = max(1, CUT_ELEMENTS * count // self.p.numel())
         slices = [slice(start, min(start + step, count)) for start in range(0, count, step)]
-        return [Cut(rows, self.p[rows], [part[rows] for part in self._tensors]) for rows in slices]
+        return [Cut(rows, self.p[rows], [part[rows] for part in self.tensors]) for rows in slices]
 
     def _leftover(self) -> int | None:
         """The first element that is stepped eagerly, if any.
@@ -165,7 +184,7 @@ class BoundUnit:
     def _inputs(self) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The parameter and the parts of all slots, as compiled code gets them."""
         if self.width is None:
-            return self.p, tuple(self._tensors)
+            return self.p, tuple(self.tensors)
         inputs: list[Tensor] = []
         for slot, storage, parts in zip(self.slots, self.phases.storages, self.stored, strict=True):
             if slot.shape == "full":
@@ -192,7 +211,8 @@ class Work:
     """One unit in one step: its gradient, settings, the step's scalars and stages.
 
     ``scalars`` are the numbers by name, ``vector`` the same for compiled code, None for eager.
-    ``place`` is that of its parameter in the groups.
+    ``place`` is that of its parameter in the groups, ``state`` the parameter's.
+    Of a bundle they are those of its first unit.
     """
 
     bound: BoundUnit
@@ -202,6 +222,8 @@ class Work:
     vector: Tensor | None
     stages: tuple[str, ...]
     place: tuple[int, int]
+    state: dict[str, Any]
+    bundle: Bundle | None = None
 
     @property
     def before(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from optbench_llm.engine.bindings import Bindings
 from optbench_llm.engine.bound import Work
+from optbench_llm.engine.bundles import Bundles
 from optbench_llm.engine.checks import (
     check_gradients,
     check_layout,
@@ -25,6 +26,7 @@ from optbench_llm.engine.division import Division
 from optbench_llm.engine.finite import check_finite
 from optbench_llm.engine.phases import arithmetic_dtype
 from optbench_llm.engine.pieces import run_in_pieces
+from optbench_llm.engine.repeat import Repeat
 from optbench_llm.engine.resharding import TRAIN_POINT, Layout, joined, own_part
 from optbench_llm.engine.scalars import settings_of, settings_of_unit
 from optbench_llm.engine.sharding import Owned, Place, Spread, local, reduced
@@ -88,8 +90,14 @@ class RuleOptimizer(torch.optim.Optimizer):
         self._gradients_made = False
         self._engine: tuple[str, str] | None = None
         self._compiled = CompiledPhases()
-        self._bindings = Bindings(self.storage)
+        self._forget_memory()
         self._division = Division(self.spec, self.rule_for)
+
+    def _forget_memory(self) -> None:
+        """Begin what is known of the parameters' and the state's memory."""
+        self._bindings = Bindings(self.storage)
+        self._bundles = Bundles()
+        self._repeat: Repeat | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         kept = ("rule", "spec", "storage", "_asked_engine", "expected_steps", "_training")
@@ -206,18 +214,48 @@ class RuleOptimizer(torch.optim.Optimizer):
                 loss = closure()
         check_ready(self.spec, self.rule, self.param_groups, self._training, self._gradients_made)
         self._gradients_made = False
-        check_gradients(self.spec, self.param_groups)
-        here, spread, owned = self._divided(_has_gradient)
-        self._take(self._works(here), spread)
-        for held in self._in_turns(owned):
-            self._take(self._works(held))
-        self._count_step()
+        if not self._step_again():
+            self._step_anew()
         return loss
 
-    def _count_step(self) -> None:
+    def _step_again(self) -> bool:
+        """Step as the last time, unless something is not as it was then."""
+        if self._repeat is None:
+            return False
+        works = self._repeat.works(self.param_groups, self.state, self._maker())
+        if works is None:
+            self._repeat = None
+            return False
+        self._take(works)
+        for state in self._repeat.states:
+            state["step"] += 1
+        self._count_groups()
+        return True
+
+    def _step_anew(self) -> None:
+        check_gradients(self.spec, self.param_groups)
+        here, spread, owned = self._divided(_has_gradient)
+        maker = self._maker()
+        works = maker.works(here)
+        alone = not owned and all(held.p is self._param(held.place) for held in here)
+        again = alone and Repeat.fits(works)
+        if alone and self.engine == "compiled":
+            works = self._bundles.joined(works)
+        if again:
+            self._repeat = Repeat(self.param_groups, works, maker)
+        self._take(works, spread)
+        for held in self._in_turns(owned):
+            self._take(self._maker().works(held))
+        self._count_step()
+
+    def _count_groups(self) -> None:
         for group in self.param_groups:
             if self.rule_for(group).scope is Scope.MODEL:
                 group["step"] += 1
+
+    def _count_step(self) -> None:
+        self._count_groups()
+        for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None and p.numel():
                     # Of a sharded parameter also where another process steps it.
@@ -236,6 +274,9 @@ class RuleOptimizer(torch.optim.Optimizer):
         for work in staged:
             for stage in work.after:
                 self._run(stage, (work,))
+        for work in works:
+            if work.bundle is not None and work.updates:
+                work.bundle.hand_back()
 
     def gradients_made(self) -> None:
         """Say that the present gradients are those that the rule's programs make."""
@@ -252,9 +293,8 @@ class RuleOptimizer(torch.optim.Optimizer):
             raise RuntimeError(f"optimizer {self.spec!r} takes in no second gradient")
         check_gradients(self.spec, self.param_groups)
         here, _, owned = self._divided(_has_gradient)
-        self._run("observe", self._works(here, advance=False, scale=scale))
-        for held in self._in_turns(owned):
-            self._run("observe", self._works(held, advance=False, scale=scale))
+        for held in chain([here], self._in_turns(owned)):
+            self._run("observe", self._maker(advance=False, scale=scale).works(held))
         for group in self.param_groups:
             group["observations"] = group.get("observations", 0) + 1
 
@@ -351,17 +391,14 @@ class RuleOptimizer(torch.optim.Optimizer):
         }
         super().load_state_dict({**state_dict, "state": {}})
         self.state.update(found)
-        self._bindings = Bindings(self.storage)
+        self._forget_memory()
         self._training = not any(TRAIN_POINT in state for state in state_dict["state"].values())
 
-    def _works(
-        self, held: Iterable[Held], *, advance: bool = True, scale: float = 1.0
-    ) -> list[Work]:
-        maker = WorkMaker(
+    def _maker(self, *, advance: bool = True, scale: float = 1.0) -> WorkMaker:
+        return WorkMaker(
             self.param_groups, self.rule_for, self._bindings,
             compiled=self.engine == "compiled", advance=advance, scale=scale,
         )  # fmt: skip
-        return maker.works(held)
 
     def _divided(
         self, takes_part: Callable[[type[Rule], Tensor], Any]

@@ -12,6 +12,7 @@ from optbench_llm.engine.bindings import Bindings
 from optbench_llm.engine.bound import Work
 from optbench_llm.engine.noise import NOISE, noise_key
 from optbench_llm.engine.scalars import named, settings_of, settings_of_unit
+from optbench_llm.engine.units import Unit
 from optbench_llm.rules.rule import Rule, Scope
 
 
@@ -48,7 +49,7 @@ class WorkMaker:
     ) -> None:
         self._groups, self._bindings = groups, bindings
         self._rules = [rule_for(group) for group in groups]
-        self._settings = [settings_of(group) for group in groups]
+        self.of_groups = [settings_of(group) for group in groups]
         self._compiled, self._advance, self._scale = compiled, advance, scale
         self._of_units: dict[Any, Any] = {}
         self._computed: dict[Any, tuple[Any, Tensor | None, tuple[str, ...]]] = {}
@@ -60,39 +61,56 @@ class WorkMaker:
     def _works_of(self, held: Held) -> list[Work]:
         index, state = held.place[0], held.state
         rule, group = self._rules[index], self._groups[index]
-        shared = rule.scope is Scope.MODEL
-        if not shared:
-            for name, value in rule.carry.items():
-                state.setdefault(name, value)
-        own_t = state.setdefault("step", 0) + 1
-        keeper = group if shared else state
-        t = keeper["step"] + 1
-        carry = {name: keeper[name] for name in rule.carry}
         assert held.g is not None
+        own_t = state.setdefault("step", 0) + 1
+        keeper, carry = self.carried(index, state)
         works = []
         units = self._bindings.units(held.place, held.p, rule, group, held.elements, held.origin)
         for number, unit in enumerate(units):
-            kind = (index, unit.role, unit.heads)
-            if kind not in self._of_units:
-                self._of_units[kind] = settings_of_unit(self._settings[index], unit)
-            h = self._of_units[kind]
+            h = self.settings(index, unit)
             g = unit.view(held.g.contiguous() if unit.flattened else held.g)
             bound = self._bindings.bind(held.place, number, state, rule, h, g)
-            noise = None
-            if bound.phases.stochastic:
-                noise = noise_key(own_t, *held.place, number)
-            key = (t, held.p.device, kind, noise, *carry.values())
-            known = self._computed.get(key)
-            if known is None:
-                known = self._computed[key] = self._compute(rule, h, t, carry, noise, held.p.device)
-            scalars, vector, stages = known
-            if self._advance and carry:
-                now = scalars._asdict()
-                keeper.update({name: now[name] for name in carry if name in now})
-            elif "observed" in carry:
-                keeper["observed"] = carry["observed"] + 1
-            works.append(Work(bound, g, h, scalars, vector, stages, held.place))
+            noise = noise_key(own_t, *held.place, number) if bound.phases.stochastic else None
+            numbers = self.numbers(index, unit, h, keeper, carry, noise, held.p.device)
+            works.append(Work(bound, g, h, *numbers, held.place, state))
         return works
+
+    def settings(self, index: int, unit: Unit) -> Any:
+        """The settings of a unit of a group."""
+        kind = (index, unit.role, unit.heads)
+        if kind not in self._of_units:
+            self._of_units[kind] = settings_of_unit(self.of_groups[index], unit)
+        return self._of_units[kind]
+
+    def carried(self, index: int, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
+        """Who keeps the count of steps and the carried numbers of a parameter, and those."""
+        rule = self._rules[index]
+        keeper = self._groups[index] if rule.scope is Scope.MODEL else state
+        return keeper, {name: keeper.setdefault(name, start) for name, start in rule.carry.items()}
+
+    def numbers(
+        self,
+        index: int,
+        unit: Unit,
+        h: Any,
+        keeper: dict[str, Any],
+        carry: dict[str, float],
+        noise: int | None,
+        device: torch.device,
+    ) -> tuple[Any, Tensor | None, tuple[str, ...]]:
+        """Scalars, their vector and the stages of a unit; the keeper gets what they carry on."""
+        t = keeper["step"] + 1
+        key = (t, device, index, unit.role, unit.heads, noise, *carry.values())
+        known = self._computed.get(key)
+        if known is None:
+            rule = self._rules[index]
+            known = self._computed[key] = self._compute(rule, h, t, carry, noise, device)
+        if self._advance and carry:
+            now = known[0]._asdict()
+            keeper.update({name: now[name] for name in carry if name in now})
+        elif "observed" in carry:
+            keeper["observed"] = carry["observed"] + 1
+        return known
 
     def _compute(
         self,

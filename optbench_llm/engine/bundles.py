@@ -1,0 +1,104 @@
+"""Small units that are stepped as one: their calls would take longer than their arithmetic."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optbench_llm.engine.bound import BoundUnit, Work
+from optbench_llm.engine.units import Unit
+
+#: How often state may move to other memory, since other parameters have gradients than before.
+MOST_MOVES = 8
+
+
+class Bundle:
+    """Flat units of one kind, whose slots lie one behind the other in memory.
+
+    Their state stays in tensors of its own for each, which are views of that memory. Parameters and
+    gradients belong to others: they are copied for a step, the new parameters copied back. It keeps
+    the first ``works`` that it was made of.
+    """
+
+    def __init__(self, works: Sequence[Work]) -> None:
+        self.works = works
+        bounds = [work.bound for work in works]
+        self.places = {(work.place, work.bound.unit.suffix) for work in works}
+        self._params = [bound.p.view(-1) for bound in bounds]
+        sizes = [p.numel() for p in self._params]
+        first = bounds[0]
+        names = [name.removesuffix(first.unit.suffix) for name in first.names]
+        state: dict[str, Any] = {}
+        for number, name in enumerate(names):
+            own = [bound.tensors[number] for bound in bounds]
+            state[name] = torch.cat([tensor.view(-1) for tensor in own])
+            for work, old, view in zip(works, own, state[name].split(sizes), strict=True):
+                work.state[work.bound.names[number]] = view.view_as(old)
+        for work in works:
+            work.bound.hold(work.state)
+        flat = torch.cat(self._params)
+        self._g = torch.empty_like(flat, dtype=works[0].g.dtype)
+        self._parts = flat.split(sizes)
+        self.bound = BoundUnit(first.rule, Unit(""), flat, first.slots, first.phases, state)
+
+    def work(self, first: Work, gradients: Sequence[Tensor]) -> Work:
+        """The first work, made that of all, on their present parameters and these gradients."""
+        torch.cat(self._params, out=self.bound.p)
+        torch.cat([g.view(-1) if g.ndim > 1 else g for g in gradients], out=self._g)
+        return Work(
+            self.bound, self._g, first.h, first.scalars, first.vector, first.stages,
+            first.place, first.state, self,
+        )  # fmt: skip
+
+    def hand_back(self) -> None:
+        """Let the parameters have their new values."""
+        torch._foreach_copy_(self._params, self._parts)  # pyright: ignore
+
+
+class Bundles:
+    """Puts works into bundles as they come, and remembers these."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, ...], Bundle] = {}
+        self._moves: Counter[Any] = Counter()
+
+    def joined(self, works: Sequence[Work]) -> list[Work]:
+        """The same works, small ones of one kind as one, in the place of their first."""
+        kinds: dict[Any, list[Work]] = {}
+        for work in works:
+            kinds.setdefault(_kind(work), []).append(work)
+        joined: list[Work] = []
+        for kind, alike in kinds.items():
+            bundle = None if kind is None or len(alike) < 2 else self._bundle(alike)
+            joined += (
+                alike if bundle is None else [bundle.work(alike[0], [work.g for work in alike])]
+            )
+        return joined
+
+    def _bundle(self, works: Sequence[Work]) -> Bundle | None:
+        key = tuple(id(work.bound) for work in works)
+        if key in self._known:
+            return self._known[key]
+        places = [(work.place, work.bound.unit.suffix) for work in works]
+        if any(self._moves[place] >= MOST_MOVES for place in places):
+            return None
+        self._moves.update(places)
+        # Others with the same state have lost it.
+        self._known = {
+            known: bundle for known, bundle in self._known.items()
+            if bundle.places.isdisjoint(places)
+        }  # fmt: skip
+        bundle = self._known[key] = Bundle(works)
+        return bundle
+
+
+def _kind(work: Work) -> Any:
+    """What works of one bundle share; None for one that must stay alone."""
+    bound = work.bound
+    if not bound.small or not work.g.is_contiguous():
+        return None
+    return bound.phases, bound.p.dtype, work.g.dtype, id(work.vector)

@@ -1,0 +1,139 @@
+"""A step like the one before: the same parameters, memory and state, so nothing is looked up."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping, Sequence
+from operator import is_
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from optbench_llm.engine.bound import BoundUnit, Work
+from optbench_llm.engine.bundles import Bundle
+from optbench_llm.engine.works import WorkMaker
+
+Groups = Sequence[dict[str, Any]]
+#: What a parameter group may hold anew at each step; it changes no slot.
+CHANGING = ("lr", "step", "observations")
+
+
+class _Member(NamedTuple):
+    """A parameter of one unit, and what must still be so of it."""
+
+    p: Tensor
+    address: int
+    stride: tuple[int, ...]
+    state: dict[str, Any]
+    bound: BoundUnit
+
+
+class _Part(NamedTuple):
+    """What one work steps: a parameter, or those of a bundle."""
+
+    place: tuple[int, int]
+    members: list[_Member]
+    bundle: Bundle | None
+    carry: tuple[str, ...]
+
+
+class Repeat:
+    """The works of a step, to be made again for the next one.
+
+    Of parameters that this process holds whole, with one unit each and no random bits.
+    """
+
+    def __init__(self, groups: Groups, works: Sequence[Work], maker: WorkMaker) -> None:
+        self._params = [[*group["params"]] for group in groups]
+        self._fixed = [_fixed(settings) for settings in maker.of_groups]
+        self._parts = [self._part(work) for work in works]
+        stepped = {id(member.p) for part in self._parts for member in part.members}
+        every = (p for params in self._params for p in params if p.numel())
+        self._others = [p for p in every if id(p) not in stepped]
+
+    @staticmethod
+    def fits(works: Sequence[Work]) -> bool:
+        """Whether works, not yet in bundles, can be made again."""
+        places = {work.place for work in works}
+        noisy = any(work.bound.phases.stochastic for work in works)
+        return len(places) == len(works) and not noisy
+
+    @property
+    def states(self) -> list[dict[str, Any]]:
+        """Of all parameters that are stepped."""
+        return [member.state for part in self._parts for member in part.members]
+
+    def works(
+        self, groups: Groups, states: MutableMapping[Tensor, Any], maker: WorkMaker
+    ) -> list[Work] | None:
+        """The works of this step; None, and nothing has changed, where it is another one."""
+        if not self._fits_groups(groups, maker):
+            return None
+        gradients: list[list[Tensor]] = []
+        for part in self._parts:
+            found = _gradients(part, states)
+            if found is None:
+                return None
+            gradients.append(found)
+        return [_work(*each, maker) for each in zip(self._parts, gradients, strict=True)]
+
+    def _part(self, work: Work) -> _Part:
+        index = work.place[0]
+        together = [work] if work.bundle is None else work.bundle.works
+        members = []
+        for one in together:
+            p = self._params[index][one.place[1]]
+            assert p.grad is not None
+            members.append(_Member(p, p.data_ptr(), p.grad.stride(), one.state, one.bound))
+        return _Part(work.place, members, work.bundle, tuple(work.bound.rule.carry))
+
+    def _fits_groups(self, groups: Groups, maker: WorkMaker) -> bool:
+        return (
+            len(groups) == len(self._params)
+            and all(
+                len(group["params"]) == len(params) and all(map(is_, group["params"], params))
+                for group, params in zip(groups, self._params, strict=True)
+            )
+            and all(p.grad is None for p in self._others)
+            and [_fixed(settings) for settings in maker.of_groups] == self._fixed
+        )
+
+
+def _fixed(settings: Any) -> dict[str, Any]:
+    return {name: value for name, value in vars(settings).items() if name not in CHANGING}
+
+
+def _gradients(part: _Part, states: MutableMapping[Tensor, Any]) -> list[Tensor] | None:
+    """Of all members, if they are as they were, and those of a bundle at one step."""
+    found = []
+    first = part.members[0].state
+    for p, address, stride, state, bound in part.members:
+        g = p.grad
+        if (
+            g is None
+            or g.stride() != stride
+            or p.data_ptr() != address
+            or states.get(p) is not state
+            or not bound.holds(state)
+            or state["step"] != first["step"]
+            or any(state.get(name) != first.get(name) for name in part.carry)
+        ):
+            return None
+        found.append(g)
+    return found
+
+
+def _work(part: _Part, gradients: Sequence[Tensor], maker: WorkMaker) -> Work:
+    index = part.place[0]
+    first = part.members[0].bound
+    h = maker.settings(index, first.unit)
+    # All must have what they carry on; otherwise the first one's numbers are those of all.
+    (scalars, vector, stages), *_ = [
+        maker.numbers(
+            index, first.unit, h, *maker.carried(index, member.state), None, first.p.device
+        )
+        for member in (part.members if part.carry else part.members[:1])
+    ]
+    g = gradients[0]
+    g = first.unit.view(g.contiguous() if first.unit.flattened else g)
+    work = Work(first, g, h, scalars, vector, stages, part.place, part.members[0].state)
+    return work if part.bundle is None else part.bundle.work(work, gradients)

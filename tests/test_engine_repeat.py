@@ -1,0 +1,249 @@
+"""What compiled steps spare: calls of small units, and looking up what is as it was."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from oracles.comparison import Shape, make_parameter, take_step
+from torch import Tensor
+
+import optbench_llm as ob
+from optbench_llm.engine import bound, bundles, compiled, optimizer
+
+VECTORS = tuple(Shape((n,)) for n in (7, 128, 5, 128, 40, 2))
+SHAPES = (*VECTORS, Shape((60, 200)), Shape((3, 4)), Shape(()))
+STEPS = 8
+#: Of elements; of the model, with numbers that are carried; with a count in every parameter's
+#: state; with a second gradient; with the matrix in 8 bits.
+SPECS = ["adamw", "prodigy", "adamw-schedulefree", "sophia", "lion@int8"]
+
+
+def make(spec: str, engine: str = "compiled", **settings: Any) -> tuple[list[Any], Any]:
+    params = [make_parameter(shape, i, torch.float32) for i, shape in enumerate(SHAPES)]
+    lr = 1.0 if spec == "prodigy" else 0.01
+    return params, ob.create_optimizer(params, spec, lr=lr, engine=engine, **settings)
+
+
+def run(spec: str, *, pauses: bool, engine: str = "compiled") -> tuple[list[Any], Any]:
+    params, made = make(spec, engine)
+    for t in range(1, STEPS + 1):
+        take_step(made, params, SHAPES, t, pauses)
+    return params, made
+
+
+def calls_of(step: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> int:
+    """How often compiled code is called."""
+    called: list[str] = []
+    call = compiled.CompiledPhases._call
+
+    def counted(self: Any, phase: str, *rest: Any) -> Any:
+        called.append(phase)
+        return call(self, phase, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compiled.CompiledPhases, "_call", counted)
+        step()
+    return len(called)
+
+
+def same_tensors(one: Any, other: Any) -> bool:
+    """Whether two states have the same entries."""
+    assert one.keys() == other.keys()
+    return all(
+        torch.equal(value, other[name]) if isinstance(value, Tensor) else value == other[name]
+        for name, value in one.items()
+    )
+
+
+def assert_same(found: tuple[list[Any], Any], expected: tuple[list[Any], Any]) -> None:
+    """Parameters and states, to the bit."""
+    for p, other in zip(found[0], expected[0], strict=True):
+        assert torch.equal(p, other)
+        assert same_tensors(found[1].state[p], expected[1].state[other])
+
+
+@pytest.mark.parametrize("pauses", [False, True])
+@pytest.mark.parametrize("spec", SPECS)
+def test_small_units_step_in_bundles_as_they_do_alone(spec, pauses, monkeypatch):
+    """Not a bit differs, but where their sums are added up in another order."""
+    together = run(spec, pauses=pauses)
+    monkeypatch.setattr(bound, "SMALL_ELEMENTS", 0)
+    alone = run(spec, pauses=pauses)
+    if spec != "prodigy":
+        assert_same(together, alone)
+    for p, other in zip(together[0], alone[0], strict=True):
+        torch.testing.assert_close(p, other, rtol=1e-5, atol=1e-7)
+
+
+def test_small_units_share_a_call(monkeypatch):
+    """All vectors and the small matrix are one, the large matrix and the number one each."""
+    params, made = run("adamw", pauses=False)
+    assert calls_of(made.step, monkeypatch) == 3
+    monkeypatch.setattr(bound, "SMALL_ELEMENTS", 0)
+    params, made = run("adamw", pauses=False)
+    assert calls_of(made.step, monkeypatch) == len(params)
+
+
+def test_groups_and_numbers_of_steps_are_kept_apart(monkeypatch):
+    """Each bundle has one lr and one count of steps."""
+    params, _ = make("adamw")
+    groups = [{"params": params[:3], "lr": 0.1}, {"params": params[3:6], "lr": 0.001}]
+    made: Any = ob.create_optimizer(groups, "adamw", engine="compiled")
+    for p in params:
+        p.grad = torch.ones_like(p)
+    params[0].grad = None
+    made.step()
+    params[0].grad = torch.ones_like(params[0])
+    assert calls_of(made.step, monkeypatch) == 3
+    assert [made.state[p]["step"] for p in params[:6]] == [1, 2, 2, 2, 2, 2]
+
+
+def test_state_in_bundles_is_saved_and_goes_on():
+    """Every parameter's own, of its size; another optimizer goes on bit for bit."""
+    params, made = run("adamw", pauses=False)
+    file = io.BytesIO()
+    torch.save(made.state_dict(), file)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    for index, p in enumerate(params):
+        assert saved["state"][index]["exp_avg"].shape == p.shape
+    others, other = make("adamw")
+    for p, old in zip(others, params, strict=True):
+        p.data.copy_(old.data)
+    other.load_state_dict(saved)
+    for t in range(STEPS + 1, STEPS + 4):
+        take_step(made, params, SHAPES, t)
+        take_step(other, others, SHAPES, t)
+    assert_same((params, made), (others, other))
+
+
+def test_what_comes_and_goes_stops_moving(monkeypatch):
+    """Where gradients alternate, state would move at each step: such units soon stay alone."""
+    made: list[bundles.Bundle] = []
+
+    class Counted(bundles.Bundle):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            made.append(self)
+
+    monkeypatch.setattr(bundles, "Bundle", Counted)
+    params, stepped = make("adamw")
+    for t in range(40):
+        for i, p in enumerate(params):
+            p.grad = torch.ones_like(p) if i % 2 == t % 2 or i == 3 else None
+        stepped.step()
+    assert 2 <= len(made) <= 2 * bundles.MOST_MOVES
+
+
+def replace_memory(params: list[Any], made: Any) -> None:
+    params[1].data = params[1].data.clone()
+
+
+def replace_state(params: list[Any], made: Any) -> None:
+    made.state[params[0]]["exp_avg"] = torch.full_like(params[0], 0.5)
+
+
+def replace_states(params: list[Any], made: Any) -> None:
+    kept = {p: dict(made.state[p]) for p in params}
+    made.state.clear()
+    made.state.update(kept)
+    made.state[params[2]]["step"] = 3
+
+
+def change_count(params: list[Any], made: Any) -> None:
+    made.state[params[2]]["step"] = 7
+
+
+def change_carried_number(params: list[Any], made: Any) -> None:
+    made.state[params[2]]["weight_sum"] = 5.0
+
+
+def add_parameter(params: list[Any], made: Any) -> None:
+    params.append(torch.nn.Parameter(torch.ones(9)))
+    made.param_groups[0]["params"].append(params[-1])
+
+
+def load_own_state(params: list[Any], made: Any) -> None:
+    made.load_state_dict(made.state_dict())
+
+
+def change_settings(params: list[Any], made: Any) -> None:
+    made.param_groups[0].update(weight_decay=0.5, momentum=0.9)
+
+
+def add_group(params: list[Any], made: Any) -> None:
+    p = torch.nn.Parameter(torch.ones(9))
+    made.add_param_group({"params": [p], "lr": 0.1})
+    params.append(p)
+
+
+def replace_parameter(params: list[Any], made: Any) -> None:
+    params[4] = made.param_groups[0]["params"][4] = torch.nn.Parameter(torch.ones(40))
+
+
+CHANGES = [
+    replace_memory, replace_state, replace_states, change_count, add_parameter, load_own_state,
+    change_settings, change_carried_number, add_group, replace_parameter,
+]  # fmt: skip
+
+
+SPEC_OF = {change_settings: "sgd", change_carried_number: "adamw-schedulefree"}
+
+
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_between_steps_is_noticed(change, engine, monkeypatch):
+    """A step that would repeat the one before is as one that looks everything up."""
+
+    def changed() -> tuple[list[Any], Any]:
+        params, made = make(SPEC_OF.get(change, "adamw"), engine)
+        for t in range(1, 7):
+            if t == 4:
+                change(params, made)
+            for i, p in enumerate(params):
+                p.grad = torch.full_like(p, 0.1 * t - 0.05 * i)
+            made.step()
+        return params, made
+
+    found = changed()
+    assert found[1]._repeat is not None
+    monkeypatch.setattr(optimizer.Repeat, "fits", lambda works: False)
+    expected = changed()
+    assert expected[1]._repeat is None
+    assert_same(found, expected)
+
+
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
+def test_other_gradients_are_noticed(engine, monkeypatch):
+    """None for once, lying anyhow in memory, and one that is refused."""
+
+    def stepped() -> tuple[list[Any], Any]:
+        params, made = make("adamw", engine)
+        matrices = params[6:8]
+        for t in range(1, 9):
+            for p in params:
+                p.grad = torch.full_like(p, 0.1 * t)
+            if t == 3:
+                params[0].grad = None
+            if t == 5:
+                for p in matrices:
+                    p.grad = torch.linspace(-1, 1, p.numel()).view(p.shape[::-1]).t()
+            if t == 7:
+                params[2].grad = torch.full((1,), 0.5).expand(5)
+            made.step()
+        return params, made
+
+    found = stepped()
+    monkeypatch.setattr(optimizer.Repeat, "fits", lambda works: False)
+    assert_same(found, stepped())
+    params, made = found
+    assert made._repeat is not None
+    params[0].grad = torch.ones(7).to_sparse()
+    before = params[1].clone()
+    with pytest.raises(RuntimeError, match="dense real gradients"):
+        made.step()
+    assert torch.equal(params[1], before)
