@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
 import sys
 
 import pytest
 import torch
+from command_line import run_here
 
 import optbench_llm as ob
 from optbench_llm.audit import audit, comparison_for
@@ -141,15 +141,6 @@ def test_what_cannot_be_audited_is_refused(arguments, words):
         audit(**arguments)
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "optbench_llm", "audit", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
 def test_the_command_prints_json(capsys):
     """Versions stand beside, and what prodigyopt prints when it is made does not get between."""
     from optbench_llm.audit.page import run_audits
@@ -185,7 +176,7 @@ def test_the_table_marks_known_differences(capsys):
 )
 def test_wrong_names_end_the_command_before_anything_runs(arguments, words):
     """One line, exit code 2."""
-    process = command(*arguments)
+    process = run_here("audit", *arguments)
     assert process.returncode == 2
     assert words in process.stderr
     assert "Traceback" not in process.stderr

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import run_here
 from rich.console import Console
 
 import optbench_llm
@@ -106,7 +107,7 @@ def test_a_malformed_list_of_specs_is_refused(text, words):
 )
 def test_wrong_input_ends_with_one_message_and_exit_code_2(tmp_path, arguments, words):
     """What was wrong and what was meant, on standard error, without a traceback or a file."""
-    done = run(*arguments, cwd=tmp_path)
+    done = run_here(*arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     for word in words:
         assert word in done.stderr
@@ -118,13 +119,14 @@ def test_wrong_input_ends_with_one_message_and_exit_code_2(tmp_path, arguments, 
 def test_a_file_in_place_of_the_store_is_refused_before_any_work(tmp_path):
     """The run does not start where its results could not be kept."""
     (tmp_path / "runs").write_text("")
-    done = run("leaderboard", cwd=tmp_path)
+    done = run_here("leaderboard", cwd=tmp_path)
     assert done.returncode == 2
     assert "store runs/tiny-gpt2: cannot be written" in done.stderr
 
 
 def test_version_and_help_tell_what_there_is():
-    """The version is the package's; the help names every command."""
+    """The version is the package's; the help names every command; an error is no success."""
+    assert run("info", "addam").returncode == 2
     assert run("--version").stdout.strip() == f"optbench-llm {optbench_llm.__version__}"
     text = run("--help").stdout
     for command in ("list", "info", "memory", "finetune", "leaderboard"):
@@ -208,7 +210,7 @@ def test_all_of_the_list_costs_no_torch():
 
 def test_list_tells_variants_apart():
     """None passes for a row like any other."""
-    text = run("list").stdout
+    text = run_here("list").stdout
     assert "sophia-lmflow (of sophia)" in text
 
 
@@ -227,7 +229,7 @@ def test_state_per_parameter_is_what_the_engine_plans(name):
 
 def test_info_shows_equations_paper_state_and_ranges():
     """One page tells what the optimizer does, takes and needs."""
-    text = run("info", "Sophia").stdout
+    text = run_here("info", "Sophia").stdout
     for words in ("2305.14342", "(0.965, 0.99)", "hessian", "sophia-g", r"\theta_t"):
         assert words in text
     assert "2 values, each a number in [0, 1)" in text
@@ -239,7 +241,7 @@ def test_info_shows_equations_paper_state_and_ranges():
 
 def test_info_as_json_is_the_page():
     """Defaults with ranges, a companion's among them; state, storages and where it runs."""
-    facts = json.loads(run("info", "muon", "--json").stdout)
+    facts = json.loads(run_here("info", "muon", "--json").stdout)
     assert facts["hyperparameters"]["companion_eps"]["range"] == "a number in [0, inf)"
     assert facts["hyperparameters"]["momentum"]["range"] == "a number in [0, 1)"
     assert any("companion" in need for need in facts["needs"])
@@ -297,9 +299,9 @@ def test_info_knows_wrapped_optimizers():
 
 def test_finetune_gets_its_arguments_untouched():
     """Help and errors are finetune's own, not the outer command's."""
-    text = run("finetune", "--help").stdout
+    text = run_here("finetune", "--help").stdout
     assert "--optim" in text
     assert "--per_device_train_batch_size" in text
-    done = run("finetune", "--optim", "addam")
+    done = run_here("finetune", "--optim", "addam")
     assert done.returncode == 2
     assert "addam" in done.stderr

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from marks import slow
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
@@ -78,7 +79,7 @@ def test_a_refused_gradient_moves_nothing() -> None:
     assert not optimizer.state
 
 
-@pytest.mark.parametrize("engine", ["auto", "compiled"])
+@pytest.mark.parametrize("engine", ["auto", *slow("compiled")])
 def test_a_broken_compiler_means_eager_with_one_warning(engine: str) -> None:
     """Asked for explicitly it is an error; either way the reason is named."""
     script = (

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from command_line import run_here
 from leaderboard_setup import leaderboard, losses, rows, write_recipe
 
 # The tenth is the one that a dirty process would show in first: it samples labels at random.
@@ -128,6 +129,8 @@ def test_the_tenth_trial_of_a_warm_worker_equals_the_same_alone(finished, tmp_pa
     assert here["trial"] == there["trial"]
 
 
+# Starts workers again.
+@pytest.mark.slow
 def test_a_second_run_does_only_what_is_missing(finished, tmp_path):
     """Done and diverged trials are kept as they are; the failed one is tried again, and said so."""
     recipe, store, _ = finished
@@ -150,8 +153,8 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(finished, tmp_path):
     """Before the first run and after it: what would run, what it may cost, and no new file."""
     recipe, store, _ = finished
     before = snapshot(store)
-    known = leaderboard(recipe, "--store", store, "--dry-run")
-    new = leaderboard(recipe, "--store", tmp_path / "new", "--dry-run")
+    known = run_here("leaderboard", recipe, "--store", store, "--dry-run")
+    new = run_here("leaderboard", recipe, "--store", tmp_path / "new", "--dry-run")
     assert known.returncode == new.returncode == 0
     assert "1 of 11 trials would run" in known.stdout
     assert "from the 9 finished trials" in known.stdout
@@ -164,13 +167,15 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(finished, tmp_path):
 def test_a_store_of_other_settings_is_refused(finished):
     """Other steps in the same folder end in exit code 2 and one line that names the difference."""
     recipe, store, _ = finished
-    process = leaderboard(recipe, "--store", store, "--max-steps", "5")
+    process = run_here("leaderboard", recipe, "--store", store, "--max-steps", "5")
     assert process.returncode == 2
     assert "training.max_steps: 3 there, 5 here" in process.stderr
     assert "--store" in process.stderr
     assert "Traceback" not in process.stderr
 
 
+# Starts a worker that loads torch.
+@pytest.mark.slow
 def test_what_only_a_worker_finds_wrong_ends_the_run_with_its_message(tmp_path):
     """A block size beyond the model's positions: refused with the reason, not a board of errors."""
     recipe = write_recipe(tmp_path, "adamw")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
+from command_line import run_here
 
 import optbench_llm as ob
 from optbench_llm.catalog.info import LARGE_MATRIX
@@ -236,11 +235,11 @@ def test_a_spec_that_cannot_be_is_refused(spec, words):
 
 def test_the_command_shows_every_row_once():
     """All of the catalog as JSON, and as a table with a storage in each column."""
-    command = [sys.executable, "-m", "optbench_llm", "memory", "--model", TINY]
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    command = ["memory", "--model", TINY]
+    done = run_here(*command, "--json")
     named = {row["optimizer"] for row in json.loads(done.stdout)["optimizers"]}
     assert named == set(ob.list_optimizers())
     assert done.stderr == ""
-    done = subprocess.run([*command, "--optim", "lion"], capture_output=True, text=True, check=True)
+    done = run_here(*command, "--optim", "lion")
     heading = next(line for line in done.stdout.splitlines() if "optimizer" in line)
     assert heading.split() == ["optimizer", "fp32", "bf16", "int8", "B/param", "total"]

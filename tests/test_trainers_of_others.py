@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from marks import slow
 from training_setup import assert_same_weights, common, weights
 from transformers import (
     DataCollatorForSeq2Seq,
@@ -135,7 +136,11 @@ def trained(folder: Path, make: Any, kind: type[Any], spec: str, **hyperparamete
     ("name", "spec"),
     [
         *(("SFTTrainer", spec) for spec in (*EXTRA_PASSES, "svrg+sgd")),
-        *(("DPOTrainer", spec) for spec in ("lion@int8", "sam+adamw", "adahessian", "svrg+sgd")),
+        ("DPOTrainer", "sam+adamw"),
+        *(
+            pytest.param("DPOTrainer", spec, marks=pytest.mark.slow)
+            for spec in ("lion@int8", "adahessian", "svrg+sgd")
+        ),
         *(("Seq2SeqTrainer", spec) for spec in ("muon", "sam+adamw", "sophia", "svrg+sgd")),
     ],
 )
@@ -156,7 +161,7 @@ def test_it_trains_with_any_optimizer(tmp_path, name, spec):
     assert run.measurements.extra_passes / STEPS == pytest.approx(extra)
 
 
-@pytest.mark.parametrize("name", TRAINERS)
+@pytest.mark.parametrize("name", ["SFTTrainer", *slow("DPOTrainer", "Seq2SeqTrainer")])
 def test_a_subclass_with_the_mixin_gives_the_same_run(tmp_path, name):
     """As a user writes it: class MySFTTrainer(OptBenchMixin, SFTTrainer)."""
     make, stock, mine = TRAINERS[name]
@@ -171,7 +176,7 @@ def test_labels_cannot_be_drawn_where_the_loss_is_not_of_labels(tmp_path):
         trained(tmp_path, dpo, DPOTrainer, "sophia")
 
 
-@pytest.mark.parametrize("name", TRAINERS)
+@pytest.mark.parametrize("name", ["SFTTrainer", *slow("DPOTrainer", "Seq2SeqTrainer")])
 def test_further_passes_leave_its_logs_alone(tmp_path, name):
     """SAM without a radius logs what its base does: rewards, tokens seen, entropies, lengths."""
     make, stock, _ = TRAINERS[name]
