@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -38,14 +39,14 @@ def run(spec: str, *, pauses: bool, engine: str = "compiled") -> tuple[list[Any]
 def calls_of(step: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> int:
     """How often compiled code is called."""
     called: list[str] = []
-    call = compiled.CompiledPhases._call
+    call = compiled.CompiledPhases._execute
 
     def counted(self: Any, phase: str, *rest: Any) -> Any:
         called.append(phase)
         return call(self, phase, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(compiled.CompiledPhases, "_call", counted)
+        patch.setattr(compiled.CompiledPhases, "_execute", counted)
         step()
     return len(called)
 
@@ -75,6 +76,8 @@ def test_small_units_step_in_bundles_as_they_do_alone(spec, pauses, monkeypatch)
     alone = run(spec, pauses=pauses)
     if spec != "prodigy":
         assert_same(together, alone)
+    for _, made in (together, alone):
+        made.eval()
     for p, other in zip(together[0], alone[0], strict=True):
         torch.testing.assert_close(p, other, rtol=1e-5, atol=1e-7)
 
@@ -86,6 +89,15 @@ def test_small_units_share_a_call(monkeypatch):
     monkeypatch.setattr(bound, "SMALL_ELEMENTS", 0)
     params, made = run("adamw", pauses=False)
     assert calls_of(made.step, monkeypatch) == len(params)
+
+
+def test_no_gradient_is_kept():
+    """Of a small parameter it may be a view of what holds those of the whole model."""
+    params, _ = run("adamw", pauses=False)
+    kept = [weakref.ref(p.grad) for p in params]
+    for p in params:
+        p.grad = None
+    assert [ref() for ref in kept] == [None] * len(params)
 
 
 def test_groups_and_numbers_of_steps_are_kept_apart(monkeypatch):

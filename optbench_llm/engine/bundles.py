@@ -20,14 +20,13 @@ class Bundle:
     """Flat units of one kind, whose slots lie one behind the other in memory.
 
     Their state stays in tensors of its own for each, which are views of that memory. Parameters and
-    gradients belong to others: they are copied for a step, the new parameters copied back. It keeps
-    the first ``works`` that it was made of.
+    gradients belong to others: they are copied for a step, the new parameters copied back.
+    ``units`` are the places of its units' parameters and the units.
     """
 
     def __init__(self, works: Sequence[Work]) -> None:
-        self.works = works
         bounds = [work.bound for work in works]
-        self.places = {(work.place, work.bound.unit.suffix) for work in works}
+        self.units = [(work.place, work.bound) for work in works]
         self._params = [bound.p.view(-1) for bound in bounds]
         sizes = [p.numel() for p in self._params]
         first = bounds[0]
@@ -53,6 +52,11 @@ class Bundle:
             self.bound, self._g, first.h, first.scalars, first.vector, first.stages,
             first.place, first.state, self,
         )  # fmt: skip
+
+    @property
+    def places(self) -> set[Any]:
+        """Where its units are: no two bundles of one optimizer have the same unit."""
+        return {(place, bound.unit.suffix) for place, bound in self.units}
 
     def hand_back(self) -> None:
         """Let the parameters have their new values."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from optbench_llm.engine.pieces import run_in_pieces
 _FUNCTIONS: dict[Any, Compiled] = {}
 #: Units of one call on a GPU, which waits for the host between calls; not yet measured there. A CPU
 #: would gain less than it pays for compiling the longer code.
-UNITS_PER_CALL = {"cpu": 1, "cuda": 8}
+UNITS_PER_CALL = defaultdict(lambda: 1, cuda=8)
 
 
 class CompiledPhases:
@@ -33,16 +34,42 @@ class CompiledPhases:
     def run(self, phase: str, works: Sequence[Work], sums: Sequence[Tensor | None]) -> list[Any]:
         """Run one phase of every unit; what it returns for each, in order."""
         results: list[Any] = [None] * len(works)
-        for batch in _batches(works):
+        others: list[int] = []
+        for i, work in enumerate(works):
+            bound = work.bound
+            if bound.cuts or bound.leftover is not None or UNITS_PER_CALL[bound.device_type] > 1:
+                others.append(i)
+                continue
+            p, parts = bound.inputs
+            tensors: list[Any] = [p, bound.gradient(work.g), *parts, work.vector]
+            if sums[i] is not None:
+                tensors.append(sums[i])
+            found = self._execute(phase, (work,), tensors)
+            if found:
+                results[i] = found[0]
+        if others:
+            self._run_others(phase, works, sums, others, results)
+        return results
+
+    def _run_others(
+        self,
+        phase: str,
+        works: Sequence[Work],
+        sums: Sequence[Tensor | None],
+        others: Sequence[int],
+        results: list[Any],
+    ) -> None:
+        """Run those that are no call of their own: parts of one, or several in one."""
+        for batch in _batches(works, others):
             found = self._call(phase, [works[i] for i in batch], [sums[i] for i in batch])
             if found:
                 for i, result in zip(batch, found, strict=True):
                     results[i] = result
-        for i, work in enumerate(works):
+        for i in others:
+            work = works[i]
             if work.bound.leftover is not None:
                 rest = run_in_pieces(phase, work, sums[i], work.bound.leftover)
                 results[i] = rest if results[i] is None or rest is None else results[i] + rest
-        return results
 
     def _call(
         self, phase: str, works: Sequence[Work], sums: Sequence[Tensor | None]
@@ -99,15 +126,16 @@ class CompiledPhases:
         return _FUNCTIONS[key]
 
 
-def _batches(works: Sequence[Work]) -> Iterator[list[int]]:
+def _batches(works: Sequence[Work], places: Sequence[int]) -> Iterator[list[int]]:
     """Places of the works of each call: full batches of one kind, the rest one by one."""
     waiting: dict[Any, list[int]] = {}
     per_call = 1
-    for i, work in enumerate(works):
+    for i in places:
+        work = works[i]
         bound = work.bound
         if not bound.compilable:
             continue
-        own = UNITS_PER_CALL.get(bound.device_type, 1)
+        own = UNITS_PER_CALL[bound.device_type]
         if own == 1 or bound.cuts:
             yield [i]
             continue

@@ -242,7 +242,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         if alone and self.engine == "compiled":
             works = self._bundles.joined(works)
         if again:
-            self._repeat = Repeat(self.param_groups, works, maker)
+            self._repeat = Repeat(self.param_groups, self.state, works, maker)
         self._take(works, spread)
         for held in self._in_turns(owned):
             self._take(self._maker().works(held))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Collection, MutableMapping, Sequence
 from operator import is_
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from optbench_llm.engine.bound import BoundUnit, Work
 from optbench_llm.engine.bundles import Bundle
+from optbench_llm.engine.units import Unit
 from optbench_llm.engine.works import WorkMaker
 
 Groups = Sequence[dict[str, Any]]
@@ -34,6 +35,8 @@ class _Part(NamedTuple):
     members: list[_Member]
     bundle: Bundle | None
     carry: tuple[str, ...]
+    kind: Any
+    plain: bool  # the unit is the parameter as it lies
 
 
 class Repeat:
@@ -42,10 +45,17 @@ class Repeat:
     Of parameters that this process holds whole, with one unit each and no random bits.
     """
 
-    def __init__(self, groups: Groups, works: Sequence[Work], maker: WorkMaker) -> None:
+    def __init__(
+        self,
+        groups: Groups,
+        states: MutableMapping[Tensor, Any],
+        works: Sequence[Work],
+        maker: WorkMaker,
+    ) -> None:
+        self._states = [*states.values()]
         self._params = [[*group["params"]] for group in groups]
         self._fixed = [_fixed(settings) for settings in maker.of_groups]
-        self._parts = [self._part(work) for work in works]
+        self._parts = [self._part(work, states) for work in works]
         stepped = {id(member.p) for part in self._parts for member in part.members}
         every = (p for params in self._params for p in params if p.numel())
         self._others = [p for p in every if id(p) not in stepped]
@@ -66,31 +76,38 @@ class Repeat:
         self, groups: Groups, states: MutableMapping[Tensor, Any], maker: WorkMaker
     ) -> list[Work] | None:
         """The works of this step; None, and nothing has changed, where it is another one."""
-        if not self._fits_groups(groups, maker):
+        if not self._fits_groups(groups, maker) or not _same(states.values(), self._states):
             return None
         gradients: list[list[Tensor]] = []
         for part in self._parts:
-            found = _gradients(part, states)
+            found = _gradients(part)
             if found is None:
                 return None
             gradients.append(found)
-        return [_work(*each, maker) for each in zip(self._parts, gradients, strict=True)]
+        numbers: dict[Any, tuple[Any, ...]] = {}
+        return [_work(*each, maker, numbers) for each in zip(self._parts, gradients, strict=True)]
 
-    def _part(self, work: Work) -> _Part:
+    def _part(self, work: Work, states: MutableMapping[Tensor, Any]) -> _Part:
         index = work.place[0]
-        together = [work] if work.bundle is None else work.bundle.works
+        units = [(work.place, work.bound)] if work.bundle is None else work.bundle.units
         members = []
-        for one in together:
-            p = self._params[index][one.place[1]]
+        for (_, position), bound in units:
+            p = self._params[index][position]
             assert p.grad is not None
-            members.append(_Member(p, p.data_ptr(), p.grad.stride(), one.state, one.bound))
-        return _Part(work.place, members, work.bundle, tuple(work.bound.rule.carry))
+            members.append(_Member(p, p.data_ptr(), p.grad.stride(), states[p], bound))
+        bound = members[0].bound
+        unit = bound.unit
+        kind = (index, unit.role, unit.heads, bound.p.device)
+        carry = tuple(bound.rule.carry)
+        return _Part(
+            work.place, members, work.bundle, carry, kind, unit == Unit(unit.role, unit.heads)
+        )
 
     def _fits_groups(self, groups: Groups, maker: WorkMaker) -> bool:
         return (
             len(groups) == len(self._params)
             and all(
-                len(group["params"]) == len(params) and all(map(is_, group["params"], params))
+                _same(group["params"], params)
                 for group, params in zip(groups, self._params, strict=True)
             )
             and all(p.grad is None for p in self._others)
@@ -102,38 +119,51 @@ def _fixed(settings: Any) -> dict[str, Any]:
     return {name: value for name, value in vars(settings).items() if name not in CHANGING}
 
 
-def _gradients(part: _Part, states: MutableMapping[Tensor, Any]) -> list[Tensor] | None:
+def _same(found: Collection[Any], known: Collection[Any]) -> bool:
+    """Whether these are the same objects in the same order."""
+    return len(found) == len(known) and all(map(is_, found, known))
+
+
+def _gradients(part: _Part) -> list[Tensor] | None:
     """Of all members, if they are as they were, and those of a bundle at one step."""
     found = []
     first = part.members[0].state
+    step = first["step"]
     for p, address, stride, state, bound in part.members:
         g = p.grad
         if (
             g is None
             or g.stride() != stride
             or p.data_ptr() != address
-            or states.get(p) is not state
             or not bound.holds(state)
-            or state["step"] != first["step"]
-            or any(state.get(name) != first.get(name) for name in part.carry)
+            or state["step"] != step
+            or (part.carry and any(state.get(name) != first.get(name) for name in part.carry))
         ):
             return None
         found.append(g)
     return found
 
 
-def _work(part: _Part, gradients: Sequence[Tensor], maker: WorkMaker) -> Work:
-    index = part.place[0]
-    first = part.members[0].bound
-    h = maker.settings(index, first.unit)
-    # All must have what they carry on; otherwise the first one's numbers are those of all.
-    (scalars, vector, stages), *_ = [
-        maker.numbers(
-            index, first.unit, h, *maker.carried(index, member.state), None, first.p.device
-        )
-        for member in (part.members if part.carry else part.members[:1])
-    ]
-    g = gradients[0]
-    g = first.unit.view(g.contiguous() if first.unit.flattened else g)
-    work = Work(first, g, h, scalars, vector, stages, part.place, part.members[0].state)
+def _work(
+    part: _Part,
+    gradients: Sequence[Tensor],
+    maker: WorkMaker,
+    numbers: dict[Any, tuple[Any, ...]],
+) -> Work:
+    """The work of a part; ``numbers`` are those of this step that are known by now."""
+    state, bound, g = part.members[0].state, part.members[0].bound, gradients[0]
+    key = (part.kind, state["step"])
+    if part.carry or key not in numbers:
+        index, unit = part.place[0], bound.unit
+        h = maker.settings(index, unit)
+        # All must have what they carry on; otherwise the first one's numbers are those of all.
+        of_members = [
+            maker.numbers(index, unit, h, *maker.carried(index, member.state), None, bound.p.device)
+            for member in (part.members if part.carry else part.members[:1])
+        ]
+        numbers[key] = (h, *of_members[0])
+    if not part.plain:
+        g = bound.unit.view(g.contiguous() if bound.unit.flattened else g)
+    h, scalars, vector, stages = numbers[key]
+    work = Work(bound, g, h, scalars, vector, stages, part.place, state)
     return work if part.bundle is None else part.bundle.work(work, gradients)
