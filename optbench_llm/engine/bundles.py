@@ -71,7 +71,7 @@ class Bundles:
         self._moves: Counter[Any] = Counter()
 
     def joined(self, works: Sequence[Work]) -> list[Work]:
-        """The same works, small ones of one kind as one, in the place of their first."""
+        """The same works, small ones of one kind as one; their order is no matter."""
         kinds: dict[Any, list[Work]] = {}
         for work in works:
             kinds.setdefault(_kind(work), []).append(work)
