@@ -82,6 +82,20 @@ def test_small_units_step_in_bundles_as_they_do_alone(spec, pauses, monkeypatch)
         torch.testing.assert_close(p, other, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_repeated_step_is_as_one_that_looks_everything_up(spec, engine, monkeypatch):
+    """For every kind of rule, and all of them do repeat."""
+    found = run(spec, pauses=False, engine=engine)
+    known = found[1]._repeat
+    assert known is not None
+    monkeypatch.setattr(optimizer.Repeat, "fits", lambda works: False)
+    expected = run(spec, pauses=False, engine=engine)
+    assert_same(found, expected)
+    take_step(found[1], found[0], SHAPES, STEPS + 1)
+    assert found[1]._repeat is known
+
+
 def test_small_units_share_a_call(monkeypatch):
     """All vectors and the small matrix are one, the large matrix and the number one each."""
     params, made = run("adamw", pauses=False)

@@ -39,14 +39,6 @@ def on_two(
 
     Raises AssertionError with what they printed where one fails or both take longer than the limit.
     """
-    codes, said = outcome_on_two(function, *args, timeout_s=timeout_s, **environment)
-    assert codes == [0] * PROCESSES, f"exit codes {codes}\n{said[-4000:]}"
-
-
-def outcome_on_two(
-    function: Callable[..., Any], *args: Any, timeout_s: float = 400, **environment: str
-) -> tuple[list[int | None], str]:
-    """The exit codes, and what both printed. When one fails the other is ended."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -74,7 +66,8 @@ def outcome_on_two(
         for process in processes:
             process.join()
         said = "".join(path.read_text(errors="replace") for path in outputs if path.exists())
-    return [process.exitcode for process in processes], said
+    codes = [process.exitcode for process in processes]
+    assert codes == [0] * PROCESSES, f"exit codes {codes}\n{said[-4000:]}"
 
 
 def _enter(

@@ -105,4 +105,6 @@ def _kind(work: Work) -> Any:
     bound = work.bound
     if not bound.small or not work.g.is_contiguous():
         return None
-    return bound.phases, bound.p.dtype, work.g.dtype, id(work.vector)
+    unit = bound.unit
+    same_group = (work.place[0], unit.role, unit.heads, work.scalars)
+    return bound.phases, bound.p.dtype, work.g.dtype, same_group

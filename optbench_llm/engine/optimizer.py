@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from types import SimpleNamespace
@@ -29,8 +28,9 @@ from optbench_llm.engine.pieces import run_in_pieces
 from optbench_llm.engine.repeat import Repeat
 from optbench_llm.engine.resharding import TRAIN_POINT, Layout, joined, own_part
 from optbench_llm.engine.scalars import settings_of, settings_of_unit
-from optbench_llm.engine.sharding import Owned, Place, Spread, local, reduced
+from optbench_llm.engine.sharding import Owned, Place, Spread, local
 from optbench_llm.engine.state import bytes_of, slots_of, stored_slots
+from optbench_llm.engine.stepping import take_step
 from optbench_llm.engine.storage import check_storage
 from optbench_llm.engine.units import units_of
 from optbench_llm.engine.works import Held, WorkMaker
@@ -262,22 +262,6 @@ class RuleOptimizer(torch.optim.Optimizer):
                     state = self.state[p]
                     state["step"] = state.get("step", 0) + 1
 
-    def _take(self, works: list[Work], spread: Sequence[Spread] = ()) -> None:
-        """Step these units; ``spread`` are the parameters whose sums lie over processes."""
-        staged = [work for work in works if work.stages != ("update",)]
-        for work in staged:
-            for stage in work.before:
-                self._run(stage, (work,))
-        sums = self._sums(works, spread)
-        updating = [i for i, work in enumerate(works) if work.updates]
-        self._run("update", [works[i] for i in updating], [sums[i] for i in updating])
-        for work in staged:
-            for stage in work.after:
-                self._run(stage, (work,))
-        for work in works:
-            if work.bundle is not None and work.updates:
-                work.bundle.hand_back()
-
     def gradients_made(self) -> None:
         """Say that the present gradients are those that the rule's programs make."""
         self._gradients_made = True
@@ -411,43 +395,8 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _layouts(self) -> list[Layout]:
         return self._division.layouts(self.param_groups, self._bindings)
 
-    def _sums(self, works: list[Work], spread: Sequence[Spread]) -> list[Tensor | None]:
-        """What each work's update is to know of the sums over its tensor or over the model."""
-        measured = [i for i, work in enumerate(works) if work.bound.rule.measures and work.updates]
-        parts = self._run("measure", [works[i] for i in measured])
-        found = dict(zip(measured, parts, strict=True))
-        total: Tensor | None = None
-        spread = [entry for entry in spread if entry.rule.measures]
-        places = {entry.place for entry in spread}
-        if spread:
-            device = local(spread[0].p).device
-            own = {works[i].place: found[i] for i in measured if works[i].place in places}
-            sums, total = reduced(spread, own, device)
-            for i in measured:
-                if works[i].place in sums:
-                    found[i] = sums[works[i].place].to(found[i].dtype)
-        of_model = [i for i in measured if works[i].bound.rule.scope is Scope.MODEL]
-        if not of_model:
-            return [found.get(i) for i in range(len(works))]
-        device = works[of_model[0]].bound.p.device
-        whole = [found[i] for i in of_model if works[i].place not in places]
-        parts = [s.to(device).double() for s in (*whole, *([] if total is None else [total]))]
-        known = self._conclusions(works[of_model[0]], torch.stack(parts).sum(0))
-        for i in of_model:
-            p = works[i].bound.p
-            found[i] = known.to(p.device, arithmetic_dtype(p))
-        return [found.get(i) for i in range(len(works))]
-
-    def _conclusions(self, work: Work, total: Tensor) -> Tensor:
-        """What a rule makes of its sums over the model; the carried numbers go to the groups."""
-        rule = work.bound.rule
-        if rule.conclude is None:
-            return total
-        sums = namedtuple(f"{rule.__name__}Total", rule.measures)(*total.tolist())
-        numbers = rule.conclude(work.h, work.scalars, sums)
-        for group in self.param_groups:
-            group.update({name: numbers[name] for name in rule.carry if name in numbers})
-        return torch.tensor([numbers[name] for name in rule.conclusions], dtype=torch.float64)
+    def _take(self, works: list[Work], spread: Sequence[Spread] = ()) -> None:
+        take_step(self._run, self.param_groups, works, spread)
 
     def _run(
         self, phase: str, works: Sequence[Work], sums: Sequence[Tensor | None] | None = None

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from optbench_llm.engine.bound import BoundUnit, Work
 from optbench_llm.engine.bundles import Bundle
-from optbench_llm.engine.units import Unit
 from optbench_llm.engine.works import WorkMaker
 
 Groups = Sequence[dict[str, Any]]
-#: What a parameter group may hold anew at each step; it changes no slot.
+#: What a parameter group may hold anew at each step, beside a rule's carried numbers; it changes no
+#: slot.
 CHANGING = ("lr", "step", "observations")
 
 
@@ -36,7 +36,6 @@ class _Part(NamedTuple):
     bundle: Bundle | None
     carry: tuple[str, ...]
     kind: Any
-    plain: bool  # the unit is the parameter as it lies
 
 
 class Repeat:
@@ -54,8 +53,9 @@ class Repeat:
     ) -> None:
         self._states = [*states.values()]
         self._params = [[*group["params"]] for group in groups]
-        self._fixed = [_fixed(settings) for settings in maker.of_groups]
         self._parts = [self._part(work, states) for work in works]
+        self._changing = {*CHANGING, *(name for part in self._parts for name in part.carry)}
+        self._fixed = self._fixed_of(maker)
         stepped = {id(member.p) for part in self._parts for member in part.members}
         every = (p for params in self._params for p in params if p.numel())
         self._others = [p for p in every if id(p) not in stepped]
@@ -99,9 +99,7 @@ class Repeat:
         unit = bound.unit
         kind = (index, unit.role, unit.heads, bound.p.device)
         carry = tuple(bound.rule.carry)
-        return _Part(
-            work.place, members, work.bundle, carry, kind, unit == Unit(unit.role, unit.heads)
-        )
+        return _Part(work.place, members, work.bundle, carry, kind)
 
     def _fits_groups(self, groups: Groups, maker: WorkMaker) -> bool:
         return (
@@ -111,12 +109,15 @@ class Repeat:
                 for group, params in zip(groups, self._params, strict=True)
             )
             and all(p.grad is None for p in self._others)
-            and [_fixed(settings) for settings in maker.of_groups] == self._fixed
+            and self._fixed_of(maker) == self._fixed
         )
 
-
-def _fixed(settings: Any) -> dict[str, Any]:
-    return {name: value for name, value in vars(settings).items() if name not in CHANGING}
+    def _fixed_of(self, maker: WorkMaker) -> list[dict[str, Any]]:
+        """What each group holds that may change slots."""
+        return [
+            {name: value for name, value in vars(h).items() if name not in self._changing}
+            for h in maker.of_groups
+        ]
 
 
 def _same(found: Collection[Any], known: Collection[Any]) -> bool:
@@ -151,7 +152,7 @@ def _work(
     numbers: dict[Any, tuple[Any, ...]],
 ) -> Work:
     """The work of a part; ``numbers`` are those of this step that are known by now."""
-    state, bound, g = part.members[0].state, part.members[0].bound, gradients[0]
+    state, bound = part.members[0].state, part.members[0].bound
     key = (part.kind, state["step"])
     if part.carry or key not in numbers:
         index, unit = part.place[0], bound.unit
@@ -162,8 +163,7 @@ def _work(
             for member in (part.members if part.carry else part.members[:1])
         ]
         numbers[key] = (h, *of_members[0])
-    if not part.plain:
-        g = bound.unit.view(g.contiguous() if bound.unit.flattened else g)
     h, scalars, vector, stages = numbers[key]
+    g = bound.unit.view_of_gradient(gradients[0])
     work = Work(bound, g, h, scalars, vector, stages, part.place, state)
     return work if part.bundle is None else part.bundle.work(work, gradients)

@@ -39,6 +39,10 @@ class Unit:
             tensor = tensor.view(tensor.shape[0], -1)
         return tensor if self.rows is None else tensor[self.rows]
 
+    def view_of_gradient(self, g: Tensor) -> Tensor:
+        """The same of a gradient, which may lie anyhow in memory."""
+        return self.view(g.contiguous() if self.flattened else g)
+
 
 def units_of(rule: type[Rule], p: Tensor, group: dict[str, Any]) -> tuple[Unit, ...]:
     """The units of a parameter of a group: one, or one for each matrix and each of its parts."""

@@ -68,7 +68,7 @@ class WorkMaker:
         units = self._bindings.units(held.place, held.p, rule, group, held.elements, held.origin)
         for number, unit in enumerate(units):
             h = self.settings(index, unit)
-            g = unit.view(held.g.contiguous() if unit.flattened else held.g)
+            g = unit.view_of_gradient(held.g)
             bound = self._bindings.bind(held.place, number, state, rule, h, g)
             noise = noise_key(own_t, *held.place, number) if bound.phases.stochastic else None
             numbers = self.numbers(index, unit, h, keeper, carry, noise, held.p.device)

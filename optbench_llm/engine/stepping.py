@@ -1,0 +1,78 @@
+"""One step of many units: stages in their order, and the sums that updates must know."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optbench_llm.engine.bound import Work
+from optbench_llm.engine.phases import arithmetic_dtype
+from optbench_llm.engine.sharding import Spread, local, reduced
+from optbench_llm.rules.rule import Scope
+
+#: Runs a phase of some units, with what the update of each is to know; its results, in order.
+Run = Callable[..., list[Any]]
+Groups = Sequence[dict[str, Any]]
+
+
+def take_step(run: Run, groups: Groups, works: list[Work], spread: Sequence[Spread]) -> None:
+    """Step these units; ``spread`` are the parameters whose sums lie over processes."""
+    staged = [work for work in works if work.stages != ("update",)]
+    for work in staged:
+        for stage in work.before:
+            run(stage, (work,))
+    sums = _sums(run, groups, works, spread)
+    updating = [i for i, work in enumerate(works) if work.updates]
+    run("update", [works[i] for i in updating], [sums[i] for i in updating])
+    for work in staged:
+        for stage in work.after:
+            run(stage, (work,))
+    for work in works:
+        if work.bundle is not None and work.updates:
+            work.bundle.hand_back()
+
+
+def _sums(
+    run: Run, groups: Groups, works: list[Work], spread: Sequence[Spread]
+) -> list[Tensor | None]:
+    """What each work's update is to know of the sums over its tensor or over the model."""
+    measured = [i for i, work in enumerate(works) if work.bound.rule.measures and work.updates]
+    parts = run("measure", [works[i] for i in measured])
+    found = dict(zip(measured, parts, strict=True))
+    total: Tensor | None = None
+    spread = [entry for entry in spread if entry.rule.measures]
+    places = {entry.place for entry in spread}
+    if spread:
+        device = local(spread[0].p).device
+        own = {works[i].place: found[i] for i in measured if works[i].place in places}
+        sums, total = reduced(spread, own, device)
+        for i in measured:
+            if works[i].place in sums:
+                found[i] = sums[works[i].place].to(found[i].dtype)
+    of_model = [i for i in measured if works[i].bound.rule.scope is Scope.MODEL]
+    if not of_model:
+        return [found.get(i) for i in range(len(works))]
+    device = works[of_model[0]].bound.p.device
+    whole = [found[i] for i in of_model if works[i].place not in places]
+    parts = [s.to(device).double() for s in (*whole, *([] if total is None else [total]))]
+    known = _conclusions(groups, works[of_model[0]], torch.stack(parts).sum(0))
+    for i in of_model:
+        p = works[i].bound.p
+        found[i] = known.to(p.device, arithmetic_dtype(p))
+    return [found.get(i) for i in range(len(works))]
+
+
+def _conclusions(groups: Groups, work: Work, total: Tensor) -> Tensor:
+    """What a rule makes of its sums over the model; the carried numbers go to the groups."""
+    rule = work.bound.rule
+    if rule.conclude is None:
+        return total
+    sums = namedtuple(f"{rule.__name__}Total", rule.measures)(*total.tolist())
+    numbers = rule.conclude(work.h, work.scalars, sums)
+    for group in groups:
+        group.update({name: numbers[name] for name in rule.carry if name in numbers})
+    return torch.tensor([numbers[name] for name in rule.conclusions], dtype=torch.float64)
