@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from marks import slow
 from oracles.comparison import Shape, make_parameter, take_step
 from torch import Tensor
 
@@ -19,8 +20,13 @@ VECTORS = tuple(Shape((n,)) for n in (7, 128, 5, 128, 40, 2))
 SHAPES = (*VECTORS, Shape((60, 200)), Shape((3, 4)), Shape(()))
 STEPS = 8
 #: Of elements; of the model, with numbers that are carried; with a count in every parameter's
-#: state; with a second gradient; with the matrix in 8 bits.
-SPECS = ["adamw", "prodigy", "adamw-schedulefree", "sophia", "lion@int8"]
+#: state; with a second gradient; with the matrix in 8 bits; of tensors, with a number among the
+#: slots; of the model with such a number.
+SPECS = [
+    "adamw", "prodigy", "adamw-schedulefree", "sophia", "lion@int8", "novograd", "swats",
+]  # fmt: skip
+#: Those whose rule knows sums.
+WITH_SUMS = ("prodigy", "novograd", "swats")
 
 
 def make(spec: str, engine: str = "compiled", **settings: Any) -> tuple[list[Any], Any]:
@@ -74,7 +80,7 @@ def test_small_units_step_in_bundles_as_they_do_alone(spec, pauses, monkeypatch)
     together = run(spec, pauses=pauses)
     monkeypatch.setattr(bound, "SMALL_ELEMENTS", 0)
     alone = run(spec, pauses=pauses)
-    if spec != "prodigy":
+    if spec not in WITH_SUMS:
         assert_same(together, alone)
     for _, made in (together, alone):
         made.eval()
@@ -103,6 +109,34 @@ def test_small_units_share_a_call(monkeypatch):
     monkeypatch.setattr(bound, "SMALL_ELEMENTS", 0)
     params, made = run("adamw", pauses=False)
     assert calls_of(made.step, monkeypatch) == len(params)
+
+
+def test_small_tensors_of_one_length_share_a_call(monkeypatch):
+    """Where a rule must see each by itself: all but the 128s are measured and stepped alone."""
+    params, made = run("lamb", pauses=False)
+    assert calls_of(made.step, monkeypatch) == 2 * (len(params) - 1)
+
+
+@pytest.mark.parametrize("spec", ["novograd", *slow("lamb", "adamp", "cautious-lion", "swats")])
+def test_stacks_of_any_size_share_a_graph(spec, monkeypatch):
+    """Code for any size has no guards: few and many, short and long ones must all come out right."""
+    monkeypatch.setattr(compiled, "_FUNCTIONS", {})
+    for count, length in ((2, 2), (3, 17), (17, 3), (2, 4096), (5, 1000), (70, 768), (130, 2)):
+        shapes = (Shape((length,)),) * count
+        found = []
+        for engine in ("compiled", "eager"):
+            params = [make_parameter(shape, i, torch.float32) for i, shape in enumerate(shapes)]
+            made: Any = ob.create_optimizer(params, spec, lr=0.01, engine=engine)
+            for t in range(1, 4):
+                take_step(made, params, shapes, t)
+            found.append((params, made))
+        for p, other in zip(found[0][0], found[1][0], strict=True):
+            torch.testing.assert_close(p, other, rtol=1e-5, atol=1e-7)
+            for name, value in found[0][1].state[p].items():
+                torch.testing.assert_close(
+                    value, found[1][1].state[other][name], rtol=1e-5, atol=1e-7
+                )
+    assert len(compiled._FUNCTIONS) == 2
 
 
 def test_no_gradient_is_kept():

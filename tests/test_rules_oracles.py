@@ -10,11 +10,12 @@ from marks import slow
 from oracles import CASES, PROOFS
 from oracles.comparison import compiled_shapes, deviation, distance, is_companion, oracle_paths
 from oracles.inputs import parameter
-from oracles.proof import Shape
+from oracles.proof import ALL_SHAPES, Shape
 
 import optbench_llm as ob
 from optbench_llm.engine import compiled
 from optbench_llm.rules import newton_schulz
+from optbench_llm.rules.rule import Scope
 
 FP32_TOLERANCE = 1e-5
 FLOAT64_TOLERANCE = 1e-10
@@ -28,6 +29,15 @@ EVERY_CASE = [
 #: One rule of each kind is compiled at every run of the tests, all at a run of the slow ones too:
 #: flat, with sums, of the model, of rows, of matrices, with a second gradient.
 QUICKLY_COMPILED = ("adamw", "lamb", "prodigy", "sgdp", "adafactor", "muon", "sophia")
+#: Rules that must see each tensor by itself, and take vectors: small ones come in stacks.
+BY_ITSELF = [
+    name
+    for name, proof in PROOFS.items()
+    if ob.optimizer_info(name).rule_class().scope is Scope.TENSOR
+    and proof.shapes is ALL_SHAPES
+    and name != "novograd"
+]
+STACKED = ["novograd", "swats", *slow(*BY_ITSELF)]
 COMPILED = [*QUICKLY_COMPILED, *slow(*(name for name in CASES if name not in QUICKLY_COMPILED))]
 SCHEDULE_FREE = [
     name for name in CASES if ob.optimizer_info(name).rule_class().evaluation_point is not None
@@ -117,8 +127,18 @@ def test_compiled_fp32_agrees_with_the_oracle_and_compiles_once(name, monkeypatc
     monkeypatch.setattr(compiled, "_FUNCTIONS", graphs)
     found = deviation(name, CASES[name][0], shapes=compiled_shapes(name), engine="compiled")
     assert found < FP32_TOLERANCE
-    layouts = {(rule, phase, layouts) for (rule, *_, phase), _, layouts, _, _ in graphs}
+    layouts = {(rule, phase, layouts) for (rule, *_, phase), _, layouts, *_ in graphs}
     assert len(layouts) == len(graphs) > 0
+
+
+@pytest.mark.parametrize("name", STACKED)
+def test_stacks_agree_with_the_oracle(name, monkeypatch):
+    """Vectors of one length whose gradients come and go: they are stacked now and then alone."""
+    graphs = {}
+    monkeypatch.setattr(compiled, "_FUNCTIONS", graphs)
+    shapes = (Shape((7,)),) * 10
+    assert deviation(name, CASES[name][0], shapes=shapes, engine="compiled") < FP32_TOLERANCE
+    assert {stacked for *_, stacked, _ in graphs} == {True, False}
 
 
 @pytest.mark.parametrize("engine", ["eager", "compiled"])

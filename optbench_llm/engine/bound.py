@@ -21,7 +21,8 @@ from optbench_llm.rules.rule import Rule, Scope, Slot
 if TYPE_CHECKING:
     from optbench_llm.engine.bundles import Bundle
 
-#: Flat units of at most so many elements share calls, see ``bundles.py``.
+#: Flat units of at most so many elements share calls, see ``bundles.py``; those of a stack are
+#: ``short``.
 SMALL_ELEMENTS = 2**13
 #: A unit that rules of rows see is cut for compiled code from this size, into parts of the other
 #: one; a flat unit in 8 bits, rounded at random, as soon as there are two such parts. What such
@@ -55,6 +56,8 @@ class BoundUnit:
 
     ``origin`` is the position of its first element where it is a part of a unit; random bits are
     those of the position.
+
+    ``stacked`` says that it is a stack of flat units of one length, ``p`` one of them in each row.
     """
 
     def __init__(
@@ -66,9 +69,11 @@ class BoundUnit:
         phases: Phases,
         state: dict[str, Any],
         origin: int = 0,
+        *,
+        stacked: bool = False,
     ) -> None:
         self.rule, self.unit, self.slots, self.phases = rule, unit, slots, phases
-        self.origin = origin
+        self.origin, self.stacked = origin, stacked
         self.p = view
         self.device_type = view.device.type
         self.names = [
@@ -76,7 +81,7 @@ class BoundUnit:
             for slot, storage in zip(slots, phases.storages, strict=True)
             for part in storage.suffixes
         ]
-        self.flat = sees_flat_pieces(rule, self.p) and self.p.is_contiguous()
+        self.flat = not stacked and sees_flat_pieces(rule, self.p) and self.p.is_contiguous()
         self.width, self.head = self._width(), 0
         self.elements: str | None = None
         if self.width is not None:
@@ -134,12 +139,16 @@ class BoundUnit:
         ]
 
     def _small(self) -> bool:
-        """Whether it may be stepped together with others, as one longer unit."""
-        of_elements = self.rule.scope in (Scope.ELEMENT, Scope.MODEL)
+        """Whether it may be stepped together with others."""
         plain = self.width == 1 and not self.phases.stochastic and self.leftover is None
-        full = all(slot.shape == "full" for slot in self.slots)
         few = self.p.numel() <= SMALL_ELEMENTS and self.device_type == "cpu"
-        return of_elements and plain and full and few
+        return plain and few and (self.elements == "short" or not self.by_itself)
+
+    @property
+    def by_itself(self) -> bool:
+        """Whether its rule must see it by itself: it has sums or slots of its own."""
+        of_tensor = self.rule.scope is Scope.TENSOR
+        return of_tensor or any(slot.shape != "full" for slot in self.slots)
 
     def _starts(self, element: int) -> tuple[Tensor, ...]:
         position = wrapped(self.origin + element)
@@ -147,7 +156,7 @@ class BoundUnit:
 
     def _cuts_of_rows(self) -> list[Cut]:
         large = self.p.numel() >= CUT_FROM_ELEMENTS and not self.phases.stochastic
-        by_rows = self.rule.scope is not Scope.MATRIX and self.p.ndim > 1
+        by_rows = self.rule.scope is not Scope.MATRIX and self.p.ndim > 1 and not self.stacked
         divisible = all(
             slot.shape == "full" and isinstance(storage, Plain)
             for slot, storage in zip(self.slots, self.phases.storages, strict=True)

@@ -1,4 +1,4 @@
-"""Small units that are stepped as one: their calls would take longer than their arithmetic."""
+"""Small units that are stepped in one call: their own would take longer than their arithmetic."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ MOST_MOVES = 8
 class Bundle:
     """Flat units of one kind, whose slots lie one behind the other in memory.
 
+    Together they are one longer unit; where a rule must see each tensor by itself, all have one
+    length and are the rows of a stack.
+
     Their state stays in tensors of its own for each, which are views of that memory. Parameters and
     gradients belong to others: they are copied for a step, the new parameters copied back.
     ``units`` are the places of its units' parameters and the units.
@@ -28,28 +31,35 @@ class Bundle:
         bounds = [work.bound for work in works]
         self.units = [(work.place, work.bound) for work in works]
         self._params = [bound.p.view(-1) for bound in bounds]
-        sizes = [p.numel() for p in self._params]
         first = bounds[0]
+        stacked = first.by_itself
         names = [name.removesuffix(first.unit.suffix) for name in first.names]
         state: dict[str, Any] = {}
         for number, name in enumerate(names):
             own = [bound.tensors[number] for bound in bounds]
-            state[name] = torch.cat([tensor.view(-1) for tensor in own])
-            for work, old, view in zip(works, own, state[name].split(sizes), strict=True):
+            joined = torch.cat([tensor.view(-1) for tensor in own])
+            sizes = [tensor.numel() for tensor in own]
+            for work, old, view in zip(works, own, joined.split(sizes), strict=True):
                 work.state[work.bound.names[number]] = view.view_as(old)
+            state[name] = joined.view(len(own), -1) if stacked and own[0].ndim else joined
         for work in works:
             work.bound.hold(work.state)
-        flat = torch.cat(self._params)
-        self._g = torch.empty_like(flat, dtype=works[0].g.dtype)
-        self._parts = flat.split(sizes)
-        self.bound = BoundUnit(first.rule, Unit(""), flat, first.slots, first.phases, state)
+        self._p = torch.cat(self._params)
+        self._g = torch.empty_like(self._p, dtype=works[0].g.dtype)
+        self._parts = self._p.split([p.numel() for p in self._params])
+        shape = (len(works), -1) if stacked else (-1,)
+        self._own_g = self._g.view(shape)
+        self.bound = BoundUnit(
+            first.rule, Unit(""), self._p.view(shape), first.slots, first.phases, state,
+            stacked=stacked,
+        )  # fmt: skip
 
     def work(self, first: Work, gradients: Sequence[Tensor]) -> Work:
         """The first work, made that of all, on their present parameters and these gradients."""
-        torch.cat(self._params, out=self.bound.p)
+        torch.cat(self._params, out=self._p)
         torch.cat([g.view(-1) if g.ndim > 1 else g for g in gradients], out=self._g)
         return Work(
-            self.bound, self._g, first.h, first.scalars, first.vector, first.stages,
+            self.bound, self._own_g, first.h, first.scalars, first.vector, first.stages,
             first.place, first.state, self,
         )  # fmt: skip
 
@@ -107,4 +117,5 @@ def _kind(work: Work) -> Any:
         return None
     unit = bound.unit
     same_group = (work.place[0], unit.role, unit.heads, work.scalars)
-    return bound.phases, bound.p.dtype, work.g.dtype, same_group
+    length = bound.p.numel() if bound.by_itself else None
+    return bound.phases, bound.p.dtype, work.g.dtype, same_group, length

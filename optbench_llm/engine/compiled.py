@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from optbench_llm.engine.bound import BoundUnit, Work
-from optbench_llm.engine.graphs import Compiled, Layout, compile_graph
-from optbench_llm.engine.phases import Phases
+from optbench_llm.engine.graphs import COUNT, LENGTH, Compiled, Layout, compile_graph
+from optbench_llm.engine.phases import Phases, Stored
 from optbench_llm.engine.pieces import run_in_pieces
 
 #: Machine code by rule, phase, storages and layouts: all optimizers of a process share it.
@@ -108,7 +108,7 @@ class CompiledPhases:
         phases = bound.phases
         layouts = _layouts(bound, tensors, len(works))
         variant = (phases.rule, phases.names, phases.storages, phases.rounding, phase)
-        key = (variant, scalars_type, layouts, len(works), torch.get_num_threads())
+        key = (variant, scalars_type, layouts, len(works), bound.stacked, torch.get_num_threads())
         if key not in _FUNCTIONS:
             began = time.perf_counter()
             starts = any(cut.starts for cut in bound.cuts)
@@ -119,6 +119,7 @@ class CompiledPhases:
                     scalars_type,
                     len(works),
                     starts=starts,
+                    stacked=bound.stacked,
                 ),
                 layouts,
             )
@@ -150,8 +151,12 @@ def _batches(works: Sequence[Work], places: Sequence[int]) -> Iterator[list[int]
 
 
 def _layouts(bound: BoundUnit, tensors: Sequence[Tensor], units: int) -> tuple[Layout, ...]:
-    """Layouts of all inputs; those of flat units for any length of their class."""
+    """Layouts of all inputs; those of flat units and of stacks for any size of their class."""
     layouts = [Layout.of(tensor) for tensor in tensors]
+    if bound.stacked:
+        own, (vector, *sums) = layouts[: 2 + len(bound.tensors)], layouts[2 + len(bound.tensors) :]
+        rows = [layout.of_any_stack(*(COUNT, LENGTH)[: len(layout.shape)]) for layout in own]
+        return (*rows, vector, *(layout.of_any_stack(COUNT, layout.shape[1]) for layout in sums))
     if bound.elements is None or bound.width is None:
         return tuple(layouts)
     full = [True, True]
@@ -165,13 +170,14 @@ def _layouts(bound: BoundUnit, tensors: Sequence[Tensor], units: int) -> tuple[L
 
 
 def _function_of_tensors(
-    phases: Phases, phase: str, scalars_type: Any, units: int, *, starts: bool
+    phases: Phases, phase: str, scalars_type: Any, units: int, *, starts: bool, stacked: bool
 ) -> Callable[..., list[Tensor]]:
     """A phase of several units as a function of tensors alone, in the order of ``run``.
 
     With ``starts`` they are cuts, and where they start in their units is among the tensors.
+    With ``stacked`` each is a stack of units.
     """
-    body = phases.stage(phase)
+    body = _of_stack(phases.stage(phase)) if stacked else phases.stage(phase)
 
     def run(*tensors: Tensor) -> list[Tensor]:
         rest = iter(tensors)
@@ -193,5 +199,22 @@ def _function_of_tensors(
         else:
             results = [body(*piece, c, at) for piece, at in zip(pieces, start, strict=True)]
         return [result for result in results if result is not None]
+
+    return run
+
+
+def _of_stack(body: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
+    """A phase of one unit, made that of every row of a stack; all share the scalars."""
+
+    def run(p: Tensor, g: Tensor, stored: Stored, c: Any, *rest: Any) -> Tensor | None:
+        def of_row(p: Tensor, g: Tensor, stored: Stored, *sums: Tensor) -> tuple[Tensor, ...]:
+            result = body(p, g, stored, c, *(sums or none), start)
+            return () if result is None else (result,)
+
+        *given, start = rest
+        sums = [one for one in given if one is not None]
+        none = [None] * (len(given) - len(sums))
+        # What does not depend on the row comes out seen many times: code takes whole tensors.
+        return next((one.contiguous() for one in torch.vmap(of_row)(p, g, stored, *sums)), None)
 
     return run

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 SHORT_ELEMENTS = 4096
 #: Elements that stand for all lengths of a class while tracing.
 TYPICAL_ELEMENTS = {"short": 2048, "long": 2**20}
+#: In the shape of a layout: as many as the units of a stack, and as the elements of each of them.
+COUNT, LENGTH = -1, -2
+#: More than any size of a dimension.
+ANY = 2**48
+#: What stands for these while tracing.
+TYPICAL_SIZES = {COUNT: 24, LENGTH: 768}
 #: Code with bf16 is for vectors of this many bits, and takes a whole one at a time.
 BF16_VECTOR_BITS = 256
 #: Compiled code: from a list of tensors to a sequence of them.
@@ -35,7 +42,8 @@ class Layout:
 
     ``elements`` names the class of a flat unit, ``short`` or ``long``, where the first dimension
     may be any, from 2, that the class has; ``shape`` then begins with the number of the unit, and a
-    step along this dimension is ``width`` elements of the unit.
+    step along this dimension is ``width`` elements of the unit. ``stack`` are short units of one
+    length, any number of them from 2: ``COUNT`` and ``LENGTH`` in the shape.
     """
 
     shape: tuple[int, ...]
@@ -55,10 +63,19 @@ class Layout:
         shape = (unit, *self.shape[1:])
         return replace(self, shape=shape, elements=elements, width=width)
 
-    def lengths(self) -> tuple[int, int]:
-        """The least and the largest first dimension of the class."""
+    def of_any_stack(self, *shape: int) -> Layout:
+        """The same, contiguous, for stacks of any size."""
+        return replace(self, shape=shape, stride=(), elements="stack")
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """The least and the largest that each dimension may be."""
+        if self.elements == "stack":
+            any_size = {COUNT: (2, ANY), LENGTH: (2, SHORT_ELEMENTS)}
+            return [any_size.get(size, (size, size)) for size in self.shape]
         short = SHORT_ELEMENTS // self.width
-        return (2, short) if self.elements == "short" else (short + 1, 2**48)
+        first = {"short": (2, short), "long": (short + 1, ANY)}
+        fixed = [(size, size) for size in self.shape]
+        return fixed if self.elements is None else [first[self.elements], *fixed[1:]]
 
 
 def compile_graph(function: Callable[..., Sequence[Tensor]], layouts: Sequence[Layout]) -> Compiled:
@@ -86,10 +103,17 @@ def compile_graph(function: Callable[..., Sequence[Tensor]], layouts: Sequence[L
     with functorch_config.patch(enable_autograd_cache=False), _whole_vectors(layouts):
         compile_fx(graph, examples, inner_compile=inner_compile, config_patches=_options(layouts))
     (compiled,) = found
-    # Nothing checks guards when the code is called, so they must hold for all lengths.
+    # Nothing checks guards when the code is called, so they must hold for all sizes.
+    ranges = {
+        size.node.expr: own
+        for layout, example in zip(layouts, examples, strict=True)
+        for size, own in zip(example.shape, layout.ranges(), strict=True)
+        if isinstance(size, torch.SymInt)
+    }
     for guard in shapes.guards:
-        for n in layouts[0].lengths():
-            assert guard.expr.subs(dict.fromkeys(guard.expr.free_symbols, n)), guard.expr
+        symbols = [*guard.expr.free_symbols]
+        for sizes in product(*(ranges[symbol] for symbol in symbols)):
+            assert guard.expr.subs(dict(zip(symbols, sizes, strict=True))), guard.expr
     # Its own call keeps the books of autotuning, which takes longer than a short unit.
     return getattr(compiled, "current_callable", None) or compiled
 
@@ -151,9 +175,14 @@ def _example(layout: Layout, mode: FakeTensorMode) -> Tensor:
             )
     from torch.fx.experimental.symbolic_shapes import DimDynamic, StatelessSymbolicContext
 
-    unit, *row = layout.shape
-    # Dimensions of one size share a symbol: each unit has a size of its own.
-    length = TYPICAL_ELEMENTS[layout.elements] // layout.width + unit
-    real = torch.empty(length, *row, dtype=layout.dtype, device=layout.device)
-    sizes = [DimDynamic.DUCK] + [DimDynamic.STATIC] * len(row)
+    # Dimensions of one size share a symbol.
+    if layout.elements == "stack":
+        shape = [TYPICAL_SIZES.get(size, size) for size in layout.shape]
+        sizes = [DimDynamic.DUCK if size < 0 else DimDynamic.STATIC for size in layout.shape]
+    else:
+        unit, *row = layout.shape
+        # Each unit has a size of its own.
+        shape = [TYPICAL_ELEMENTS[layout.elements] // layout.width + unit, *row]
+        sizes = [DimDynamic.DUCK] + [DimDynamic.STATIC] * len(row)
+    real = torch.empty(shape, dtype=layout.dtype, device=layout.device)
     return mode.from_tensor(real, symbolic_context=StatelessSymbolicContext(dynamic_sizes=sizes))

@@ -11,6 +11,7 @@ from torch import Tensor
 from optbench_llm.engine.bound import BoundUnit, Work
 from optbench_llm.engine.bundles import Bundle
 from optbench_llm.engine.works import WorkMaker
+from optbench_llm.rules.rule import Scope
 
 Groups = Sequence[dict[str, Any]]
 #: What a parameter group may hold anew at each step, beside a rule's carried numbers; it changes no
@@ -29,7 +30,10 @@ class _Member(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """What one work steps: a parameter, or those of a bundle."""
+    """What one work steps: a parameter, or those of a bundle.
+
+    ``carry`` are the names of the numbers that each parameter carries on in its state.
+    """
 
     place: tuple[int, int]
     members: list[_Member]
@@ -54,7 +58,8 @@ class Repeat:
         self._states = [*states.values()]
         self._params = [[*group["params"]] for group in groups]
         self._parts = [self._part(work, states) for work in works]
-        self._changing = {*CHANGING, *(name for part in self._parts for name in part.carry)}
+        rules = {work.bound.rule for work in works}
+        self._changing = {*CHANGING, *(name for rule in rules for name in rule.carry)}
         self._fixed = self._fixed_of(maker)
         stepped = {id(member.p) for part in self._parts for member in part.members}
         every = (p for params in self._params for p in params if p.numel())
@@ -98,7 +103,8 @@ class Repeat:
         bound = members[0].bound
         unit = bound.unit
         kind = (index, unit.role, unit.heads, bound.p.device)
-        carry = tuple(bound.rule.carry)
+        of_model = bound.rule.scope is Scope.MODEL
+        carry = () if of_model else tuple(bound.rule.carry)
         return _Part(work.place, members, work.bundle, carry, kind)
 
     def _fits_groups(self, groups: Groups, maker: WorkMaker) -> bool:

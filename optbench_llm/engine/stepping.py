@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from optbench_llm.engine.bound import Work
 from optbench_llm.engine.phases import arithmetic_dtype
 from optbench_llm.engine.sharding import Spread, local, reduced
-from optbench_llm.rules.rule import Scope
+from optbench_llm.rules.rule import Rule, Scope
 
 #: Runs a phase of some units, with what the update of each is to know; its results, in order.
 Run = Callable[..., list[Any]]
@@ -58,11 +59,14 @@ def _sums(
         return [found.get(i) for i in range(len(works))]
     device = works[of_model[0]].bound.p.device
     whole = [found[i] for i in of_model if works[i].place not in places]
-    parts = [s.to(device).double() for s in (*whole, *([] if total is None else [total]))]
-    known = _conclusions(groups, works[of_model[0]], torch.stack(parts).sum(0))
+    whole += [] if total is None else [total]
+    # A stack has the sums of each of its rows, and gives all rows the same to know.
+    parts = [s.to(device).view(-1, s.shape[-1]) for s in whole]
+    known = _conclusions(groups, works[of_model[0]], torch.cat(parts).double().sum(0))
     for i in of_model:
-        p = works[i].bound.p
-        found[i] = known.to(p.device, arithmetic_dtype(p))
+        bound = works[i].bound
+        one = known.to(bound.p.device, arithmetic_dtype(bound.p))
+        found[i] = one.repeat(len(bound.p), 1) if bound.stacked else one
     return [found.get(i) for i in range(len(works))]
 
 
@@ -71,8 +75,13 @@ def _conclusions(groups: Groups, work: Work, total: Tensor) -> Tensor:
     rule = work.bound.rule
     if rule.conclude is None:
         return total
-    sums = namedtuple(f"{rule.__name__}Total", rule.measures)(*total.tolist())
-    numbers = rule.conclude(work.h, work.scalars, sums)
+    numbers = rule.conclude(work.h, work.scalars, _total_type(rule)(*total.tolist()))
     for group in groups:
         group.update({name: numbers[name] for name in rule.carry if name in numbers})
     return torch.tensor([numbers[name] for name in rule.conclusions], dtype=torch.float64)
+
+
+@cache
+def _total_type(rule: type[Rule]) -> Any:
+    """A named tuple of the rule's sums over the model."""
+    return namedtuple(f"{rule.__name__}Total", rule.measures)
