@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._inductor.utils import fresh_cache
 
+import optbench_llm as ob
+from optbench_llm.engine import compiled
 from optbench_llm.engine.blockwise import TINY
 from optbench_llm.engine.graphs import Layout, compile_graph
 from optbench_llm.engine.noise import Noise, noise_key
@@ -136,3 +139,15 @@ def test_slow_averages_decay_in_the_mean(storage):
     assert abs(mean / exact - 1) < 0.05
     if isinstance(storage, Plain):
         assert storage.decode(stuck, values)[1] > 0.9
+
+
+def test_compiled_codes_never_pass_through_memory(tmp_path, monkeypatch):
+    """Numbers seen as bits stay in vector registers: one by one they take most of the step."""
+    monkeypatch.setattr(compiled, "_FUNCTIONS", {})
+    p = torch.nn.Parameter(torch.ones(2**14))
+    p.grad = torch.ones(2**14)
+    with fresh_cache(dir=str(tmp_path), delete=False):
+        ob.create_optimizer([p], "lion@int8", engine="compiled").step()
+    code = "".join(path.read_text() for path in tmp_path.rglob("*.cpp"))
+    assert "c10::bit_cast<at::vec" in code
+    assert "tmpbuf" not in code

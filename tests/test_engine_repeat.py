@@ -119,7 +119,7 @@ def test_small_tensors_of_one_length_share_a_call(monkeypatch):
 
 @pytest.mark.parametrize("spec", ["novograd", *slow("lamb", "adamp", "cautious-lion", "swats")])
 def test_stacks_of_any_size_share_a_graph(spec, monkeypatch):
-    """Code for any size has no guards: few and many, short and long ones must all come out right."""
+    """Code for any size has no guards: few and many, short and long ones must come out right."""
     monkeypatch.setattr(compiled, "_FUNCTIONS", {})
     for count, length in ((2, 2), (3, 17), (17, 3), (2, 4096), (5, 1000), (70, 768), (130, 2)):
         shapes = (Shape((length,)),) * count

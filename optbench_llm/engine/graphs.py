@@ -7,14 +7,15 @@ longer to import than torch itself, so whoever compiles nothing does not load it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from optbench_llm.engine.vectors import BF16_VECTOR_BITS, better_vectors
 
 if TYPE_CHECKING:
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -30,8 +31,6 @@ COUNT, LENGTH = -1, -2
 ANY = 2**48
 #: What stands for these while tracing.
 TYPICAL_SIZES = {COUNT: 24, LENGTH: 768}
-#: Code with bf16 is for vectors of this many bits, and takes a whole one at a time.
-BF16_VECTOR_BITS = 256
 #: Compiled code: from a list of tensors to a sequence of them.
 Compiled = Callable[[list[Tensor]], Sequence[Tensor]]
 
@@ -100,7 +99,10 @@ def compile_graph(function: Callable[..., Sequence[Tensor]], layouts: Sequence[L
         return found[-1]
 
     # Autograd's own cache cannot pickle such graphs and warns of it; inductor's works without.
-    with functorch_config.patch(enable_autograd_cache=False), _whole_vectors(layouts):
+    with (
+        functorch_config.patch(enable_autograd_cache=False),
+        better_vectors(graph, in_bf16=_in_bf16(layouts)),
+    ):
         compile_fx(graph, examples, inner_compile=inner_compile, config_patches=_options(layouts))
     (compiled,) = found
     # Nothing checks guards when the code is called, so they must hold for all sizes.
@@ -127,39 +129,6 @@ def _options(layouts: Sequence[Layout]) -> dict[str, Any]:
     """
     vectors = {"cpp.simdlen": BF16_VECTOR_BITS} if _in_bf16(layouts) else {}
     return {"size_asserts": False, **vectors}
-
-
-@contextmanager
-def _whole_vectors(layouts: Sequence[Layout]) -> Iterator[None]:
-    """Let inductor's loops take whole vectors of bf16 at a time, two of fp32.
-
-    It would take one of fp32 and move half a vector of bf16 through a buffer in memory, which
-    makes AdamW with bf16 state twice as slow. A torch that lacks the name replaced here does so;
-    such code has another place in inductor's cache.
-    """
-    if not _in_bf16(layouts):
-        yield
-        return
-    from unittest.mock import patch
-
-    from torch._inductor.codegen import cpp
-    from torch.compiler import config
-
-    select = getattr(getattr(cpp, "TilingSelect", None), "select_tiling", None)
-    if select is None:
-        yield
-        return
-
-    def select_whole(self: Any, *args: Any, **options: Any) -> Any:
-        factors, *rest = select(self, *args, **options)
-        return ([BF16_VECTOR_BITS // 16] * len(factors), *rest)
-
-    tag = f"{config.cache_key_tag}; optbench_llm: whole vectors of bf16"
-    with (
-        patch.object(config, "cache_key_tag", tag),
-        patch.object(cpp.TilingSelect, "select_tiling", select_whole),
-    ):
-        yield
 
 
 def _in_bf16(layouts: Sequence[Layout]) -> bool:
