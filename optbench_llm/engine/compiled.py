@@ -206,15 +206,16 @@ def _function_of_tensors(
 def _of_stack(body: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
     """A phase of one unit, made that of every row of a stack; all share the scalars."""
 
-    def run(p: Tensor, g: Tensor, stored: Stored, c: Any, *rest: Any) -> Tensor | None:
-        def of_row(p: Tensor, g: Tensor, stored: Stored, *sums: Tensor) -> tuple[Tensor, ...]:
-            result = body(p, g, stored, c, *(sums or none), start)
-            return () if result is None else (result,)
+    def of_row(*given: Any) -> tuple[Tensor, ...]:
+        # vmap takes nothing that returns None.
+        result = body(*given)
+        return () if result is None else (result,)
 
-        *given, start = rest
-        sums = [one for one in given if one is not None]
-        none = [None] * (len(given) - len(sums))
+    def run(p: Tensor, g: Tensor, stored: Stored, c: Any, *rest: Any) -> Tensor | None:
+        *sums, start = rest
+        by_row = (0, 0, 0, None, *(None if one is None else 0 for one in sums), None)
+        found = torch.vmap(of_row, in_dims=by_row)(p, g, stored, c, *sums, start)
         # What does not depend on the row comes out seen many times: code takes whole tensors.
-        return next((one.contiguous() for one in torch.vmap(of_row)(p, g, stored, *sums)), None)
+        return next((one.contiguous() for one in found), None)
 
     return run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from optbench_llm.rules.powers import cube_root
 from optbench_llm.rules.rule import Rule, Slot, Update, ema
 
 if TYPE_CHECKING:
@@ -51,12 +52,3 @@ class MADGRAD(Rule):
         # Without eps, 0 / 0 where no gradient has come yet.
         z = s.x0 - (total / root).where(root != 0, 0.0)
         return ema(p, z, c.weight), {"grad_sum_sq": v, "grad_sum": total}
-
-
-def cube_root(x: Tensor) -> Tensor:
-    """The cube root of numbers >= 0: a power that is no square root takes ten times as long.
-
-    By logarithm, and one step of Newton's method for the digits that it loses.
-    """
-    root = (x.log() * (1 / 3)).exp()
-    return (root - (root - x / (root * root)) * (1 / 3)).where(x > 0, 0.0)
