@@ -51,7 +51,9 @@ def _in_register(_: Any) -> Any:
     def to_dtype_bitcast(x: Any, dtype: torch.dtype, src_dtype: torch.dtype) -> str:
         from torch._inductor.virtualized import V
 
-        return f"c10::bit_cast<{V.kernel._get_vec_type(dtype)}>({x})"
+        kernel: Any = V.kernel
+
+        return f"c10::bit_cast<{kernel._get_vec_type(dtype)}>({x})"
 
     return staticmethod(to_dtype_bitcast)
 
