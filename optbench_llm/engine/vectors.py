@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
-from unittest.mock import patch
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.fx import GraphModule
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
 
 #: Code with bf16 is for vectors of this many bits, and takes a whole one at a time.
 BF16_VECTOR_BITS = 256
@@ -27,6 +28,8 @@ def better_vectors(graph: GraphModule, *, in_bf16: bool) -> Iterator[None]:
     - Loops with bf16 take whole vectors of it, two of fp32. It would take one of fp32 and move half
       a vector of bf16 through a buffer in memory, which makes AdamW with bf16 state twice as slow.
     """
+    from unittest.mock import patch
+
     from torch._inductor.codegen import cpp
     from torch.compiler import config
 
@@ -52,7 +55,6 @@ def _in_register(_: Any) -> Any:
         from torch._inductor.virtualized import V
 
         kernel: Any = V.kernel
-
         return f"c10::bit_cast<{kernel._get_vec_type(dtype)}>({x})"
 
     return staticmethod(to_dtype_bitcast)
