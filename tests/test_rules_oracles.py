@@ -13,8 +13,9 @@ from oracles.inputs import parameter
 from oracles.proof import ALL_SHAPES, Shape
 
 import optbench_llm as ob
-from optbench_llm.engine import compiled
+from optbench_llm.engine import compiled, shortcuts
 from optbench_llm.rules import newton_schulz
+from optbench_llm.rules.projection import some_channel_is_aligned
 from optbench_llm.rules.rule import Scope
 
 FP32_TOLERANCE = 1e-5
@@ -139,6 +140,27 @@ def test_stacks_agree_with_the_oracle(name, monkeypatch):
     shapes = (Shape((7,)),) * 10
     assert deviation(name, CASES[name][0], shapes=shapes, engine="compiled") < FP32_TOLERANCE
     assert {stacked for *_, stacked, _ in graphs} == {True, False}
+
+
+@pytest.mark.parametrize("case", [0, 1])
+@pytest.mark.parametrize("engine", ["eager", *slow("compiled")])
+@pytest.mark.parametrize("name", ["adamp", "sgdp"])
+def test_shortcuts_agree_with_the_oracle(name, engine, case, monkeypatch):
+    """A look at two rows finds the weight of some steps without a projection by channel."""
+    rule = ob.optimizer_info(name).rule_class()
+    answers = []
+
+    def shortcut(*rows):
+        answers.append(bool(found := some_channel_is_aligned(*rows)))
+        return found
+
+    monkeypatch.setattr(rule, "shortcut", staticmethod(shortcut))
+    monkeypatch.setattr(shortcuts, "FROM_ELEMENTS", 1)
+    monkeypatch.setattr(shortcuts, "ROWS", 2)
+    shapes = (Shape((5, 6)), Shape((6, 4), transposed=True))
+    found = deviation(name, CASES[name][case], shapes=shapes, engine=engine)
+    assert found < FP32_TOLERANCE
+    assert {*answers} == ({True, False} if case == 0 else {False})
 
 
 @pytest.mark.parametrize("engine", ["eager", "compiled"])

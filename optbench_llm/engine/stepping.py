@@ -13,6 +13,7 @@ from torch import Tensor
 from optbench_llm.engine.bound import Work
 from optbench_llm.engine.phases import arithmetic_dtype
 from optbench_llm.engine.sharding import Spread, local, reduced
+from optbench_llm.engine.shortcuts import shortened
 from optbench_llm.rules.rule import Rule, Scope
 
 #: Runs a phase of some units, with what the update of each is to know; its results, in order.
@@ -22,6 +23,7 @@ Groups = Sequence[dict[str, Any]]
 
 def take_step(run: Run, groups: Groups, works: list[Work], spread: Sequence[Spread]) -> None:
     """Step these units; ``spread`` are the parameters whose sums lie over processes."""
+    works = [shortened(work) for work in works]
     staged = [work for work in works if work.stages != ("update",)]
     for work in staged:
         for stage in work.before:

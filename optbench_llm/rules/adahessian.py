@@ -53,24 +53,27 @@ class AdaHessian(Rule):
     def scalars(h: Any, t: int, carry: Any) -> dict[str, float]:
         beta1, beta2 = h.betas
         estimates = max(1.0, carry["observed"])
-        return {
+        numbers = {
             "lr": h.lr / (1 - beta1**t),
             "decay": decoupled_decay(h),
             "weight1": 1 - beta1,
             "weight2": 1 - beta2,
             "correction2": 1 / (1 - beta2**estimates),
-            "power": h.hessian_power / 2,
             "eps": h.eps,
             "average": float(h.spatial_average),
         }
+        return numbers if h.hessian_power == 1 else {**numbers, "power": h.hessian_power / 2}
 
     @staticmethod
     def update(p: Tensor, g: Tensor, s: Any, c: Any, sums: Any) -> Update:
         m = ema(s.exp_avg, g, c.weight1)
-        # Out of functions that vectorise: a power itself takes twice as long as all the rest.
-        curvature = (s.exp_hessian_diag_sq * c.correction2).clamp(min=SMALLEST)
-        scale = (curvature.log() * c.power).exp() + c.eps
-        return p * c.decay - m / scale * c.lr, {"exp_avg": m}
+        curvature = s.exp_hessian_diag_sq * c.correction2
+        if hasattr(c, "power"):
+            # Out of functions that vectorise: a power itself takes twice as long as all the rest.
+            root = (curvature.clamp(min=SMALLEST).log() * c.power).exp()
+        else:
+            root = curvature.sqrt()
+        return p * c.decay - m / (root + c.eps) * c.lr, {"exp_avg": m}
 
     @staticmethod
     def observe(p: Tensor, g: Tensor, s: Any, c: Any) -> dict[str, Tensor]:

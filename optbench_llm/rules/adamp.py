@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from optbench_llm.rules.hyperparameters import POSITIVE, UNIT
-from optbench_llm.rules.projection import PROJECTION_SUMS, measure_projection, project
+from optbench_llm.rules.projection import (
+    PROJECTION_SUMS,
+    measure_projection,
+    project,
+    some_channel_is_aligned,
+)
 from optbench_llm.rules.rule import Rule, Scope, Slot, Update, bias_corrections, ema
 
 if TYPE_CHECKING:
@@ -40,6 +45,7 @@ class AdamP(Rule):
     }
     ranges = {"delta": POSITIVE, "wd_ratio": UNIT}
     measures = PROJECTION_SUMS
+    shortcut = staticmethod(some_channel_is_aligned)
 
     @staticmethod
     def scalars(h: Any, t: int, carry: Any) -> dict[str, float]:

@@ -16,33 +16,54 @@ def measure_projection(p: Tensor, g: Tensor, u: Tensor, c: Any) -> tuple[Tensor,
 
     ``p, g, u`` are whole rows (output channels) of a weight. ``aligned_channels`` counts those
     whose gradient is not orthogonal to the weight; a channel-wise projection needs it to be 0.
+    After a shortcut it is 1, whatever there are: sums by channels are passes of their own then,
+    across memory where the weight lies (in, out).
     """
     if p.ndim < 2:
         return (p.new_zeros(()),) * len(PROJECTION_SUMS)
+    elements = p.new_full((), p.numel())
+    if hasattr(c, "shortcut"):
+        return p.new_ones(()), (p * g).sum(), (p * p).sum(), (g * g).sum(), (p * u).sum(), elements
     p, g, u = p.flatten(1), g.flatten(1), u.flatten(1)
     # All sums by rows first, also those of the whole: one pass over the data serves them all.
     pg, pp, gg, pu = ((a * b).sum(1) for a, b in ((p, g), (p, p), (g, g), (p, u)))
-    cosine = _cosine(pg, pp, gg, c.eps)
-    aligned = (cosine >= c.delta * p.shape[1] ** -0.5).to(p.dtype).sum()
-    elements = p.new_full((), p.numel())
+    aligned = _aligned(pg, pp, gg, p.shape[1], c).to(p.dtype).sum()
     return aligned, pg.sum(), pp.sum(), gg.sum(), pu.sum(), elements
+
+
+def some_channel_is_aligned(p: Tensor, g: Tensor, c: Any) -> bool:
+    """Whether one of these channels has a gradient that is not orthogonal to its weight.
+
+    Then there is no projection by channel of the whole weight. Mostly it is the first, and the
+    others stay unread.
+    """
+    return any(
+        _aligned(own_p.dot(own_g), own_p.dot(own_p), own_g.dot(own_g), len(own_p), c)
+        for own_p, own_g in zip(p.flatten(1), g.flatten(1), strict=True)
+    )
 
 
 def project(p: Tensor, u: Tensor, c: Any, sums: Any) -> tuple[Tensor, Any]:
     """The projected direction, and the factor of the weight decay: ``wd_ratio`` where projected."""
     if p.ndim < 2:
         return u, 1.0
-    rows, directions = p.flatten(1), u.flatten(1)
-    lengths = (rows * rows).sum(1, keepdim=True).sqrt() + c.eps
-    by_channel = (rows * directions).sum(1, keepdim=True) / (lengths * lengths)
     length = sums.p_sq.sqrt() + c.eps
     by_layer = sums.p_dot_u / (length * length)
     cosine = _cosine(sums.p_dot_g, sums.p_sq, sums.g_sq, c.eps)
-    channels_free = sums.aligned_channels == 0
-    layer_free = cosine < c.delta * sums.elements.rsqrt()
-    along = by_channel.where(channels_free, by_layer.where(layer_free, 0.0))
-    free = (channels_free | layer_free).to(p.dtype)
-    return (directions - rows * along).view_as(u), 1 - free * (1 - c.wd_ratio)
+    free = cosine < c.delta * sums.elements.rsqrt()
+    along = by_layer.where(free, 0.0)
+    if not hasattr(c, "shortcut"):
+        rows = p.flatten(1)
+        lengths = (rows * rows).sum(1, keepdim=True).sqrt() + c.eps
+        by_channel = (rows * u.flatten(1)).sum(1, keepdim=True) / (lengths * lengths)
+        channels_free = sums.aligned_channels == 0
+        along = by_channel.where(channels_free, along).view(-1, *[1] * (p.ndim - 1))
+        free = channels_free | free
+    return u - p * along, 1 - free.to(p.dtype) * (1 - c.wd_ratio)
+
+
+def _aligned(dot: Tensor, p_sq: Tensor, g_sq: Tensor, elements: int, c: Any) -> Tensor:
+    return _cosine(dot, p_sq, g_sq, c.eps) >= c.delta * elements**-0.5
 
 
 def _cosine(dot: Tensor, p_sq: Tensor, g_sq: Tensor, eps: Any) -> Tensor:

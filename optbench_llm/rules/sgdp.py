@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from optbench_llm.rules.hyperparameters import POSITIVE, UNIT
-from optbench_llm.rules.projection import PROJECTION_SUMS, measure_projection, project
+from optbench_llm.rules.projection import (
+    PROJECTION_SUMS,
+    measure_projection,
+    project,
+    some_channel_is_aligned,
+)
 from optbench_llm.rules.rule import Rule, Scope, Slot, Update, nesterov_without_momentum
 
 if TYPE_CHECKING:
@@ -38,6 +43,7 @@ class SGDP(Rule):
     }
     ranges = {"delta": POSITIVE, "wd_ratio": UNIT}
     measures = PROJECTION_SUMS
+    shortcut = staticmethod(some_channel_is_aligned)
 
     @classmethod
     def slots_for(cls, shape: tuple[int, ...], h: Any) -> tuple[Slot, ...]:
