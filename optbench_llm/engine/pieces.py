@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor
 
 from optbench_llm.engine.bound import BoundUnit, Work
-from optbench_llm.engine.phases import Stored
+from optbench_llm.engine.phases import Stored, arithmetic_dtype
 from optbench_llm.engine.storage import BLOCK, Plain
 from optbench_llm.rules.rule import Scope
 
@@ -27,12 +27,16 @@ def run_in_pieces(phase: str, work: Work, sums: Tensor | None, start: int = 0) -
     """
     function, origin = work.bound.phases.stage(phase), work.bound.origin
     rest = (sums,) if phase == "update" else ()
-    total = None
+    total: Tensor | None = None
+    if phase == "measure":
+        # Made before the temporaries of pieces: between them it would keep their memory in use.
+        p = work.bound.p
+        total = p.new_zeros(len(work.bound.rule.measures), dtype=arithmetic_dtype(p))
     for p, g, stored in pieces(work.bound, work.g, start):
         result = function(p, g, stored, work.scalars, *rest, origin + start)
         start += p.numel()
-        if result is not None:
-            total = result if total is None else total + result
+        if total is not None:
+            total += result
     return total
 
 
