@@ -153,6 +153,7 @@ def test_the_command_prints_json(capsys):
     assert {"ours, eager", "torch:SGD", "torch:SGD fused"} <= set(labels)
 
 
+@pytest.mark.slow
 def test_the_table_marks_known_differences(capsys):
     """A deviation that is no rounding has a star and its reason below."""
     from optbench_llm.audit.page import run_audits

@@ -23,8 +23,10 @@ STEPS = 8
 #: state; with a second gradient; with the matrix in 8 bits; of tensors, with a number among the
 #: slots; of the model with such a number.
 SPECS = [
-    "adamw", "prodigy", "adamw-schedulefree", "sophia", "lion@int8", "novograd", "swats",
-]  # fmt: skip
+    "adamw",
+    "novograd",
+    *slow("prodigy", "adamw-schedulefree", "sophia", "lion@int8", "swats"),
+]
 #: Those whose rule knows sums.
 WITH_SUMS = ("prodigy", "novograd", "swats")
 

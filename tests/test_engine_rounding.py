@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from marks import slow
 
 import optbench_llm as ob
 from optbench_llm.engine.noise import Noise, noise_key
@@ -85,7 +86,7 @@ def test_noise_differs_between_steps_parameters_and_positions():
             assert one is other or 0.4 < (one == other).float().mean() < 0.6
 
 
-@pytest.mark.parametrize("engine", ["eager", "compiled"])
+@pytest.mark.parametrize("engine", ["eager", *slow("compiled")])
 def test_small_steps_survive(engine):
     """200 steps of 1e-4 from 1: to nearest bf16 never moves; both ways end at 0.98."""
     stuck = step(*make("adamw-bf16", lr=1e-4, rounding="nearest", engine=engine), 200)

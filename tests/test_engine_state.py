@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from marks import slow
 from oracles import CASES
 from oracles.comparison import (
     bearable,
@@ -152,7 +153,7 @@ def test_evaluation_mode_is_nothing_to_other_rules(name):
 
 
 @pytest.mark.parametrize("spec", [*CASES, "lion@int8", "adamw@bf16"])
-@pytest.mark.parametrize("way", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+@pytest.mark.parametrize("way", [copy.deepcopy, *slow(lambda x: pickle.loads(pickle.dumps(x)))])
 def test_copies_step_as_the_original_does(spec, way):
     """copy.deepcopy and pickle carry parameters, state and settings."""
     shapes = bearable(spec, BIG)

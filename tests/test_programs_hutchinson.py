@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from marks import slow
 from programs_setup import quadratic_trainer
 from torch import Tensor
 from training_setup import stock_trainer, tiny_gpt2, trainer
@@ -66,7 +67,7 @@ def test_an_estimate_is_the_vector_times_its_exact_product(
     assert run.measurements.passes == [1 + PASSES[hvp], 1.0, 1 + PASSES[hvp]]
 
 
-@pytest.mark.parametrize("spec", ["sophia-h", "adahessian"])
+@pytest.mark.parametrize("spec", ["adahessian", *slow("sophia-h")])
 def test_estimates_are_the_diagonal_of_the_hessian_on_average(tmp_path, spec):
     """The mean of 400, as the optimizer is fed them, is within five standard errors everywhere.
 
