@@ -228,7 +228,7 @@ def test_interrupted_run_says_how_to_go_on(tmp_path, data, capsys):
     folder = tmp_path / "out"
 
     def press_ctrl_c() -> None:
-        while not (folder / f"checkpoint-{SAVE_EVERY}" / "trainer_state.json").exists():
+        while latest_checkpoint(folder) is None:
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
