@@ -12,7 +12,8 @@ from oracles.comparison import Shape, lr_at, make_parameter, take_step
 from torch import nn
 
 import optbench_llm as ob
-from optbench_llm.engine import bound, compiled
+from optbench_llm.engine import bound, compiled, shortcuts
+from optbench_llm.rules.adamp import AdamP
 
 SHAPES = (Shape((5, 8)), Shape((7,)))
 
@@ -238,6 +239,16 @@ def test_several_units_a_call_step_as_one_by_one(name, monkeypatch):
         paths.append(params)
     assert {key[3] for key in compiled._FUNCTIONS} == {1, 2}
     assert all(map(torch.equal, *paths))
+
+
+def test_after_a_shortcut_all_matrices_share_code(monkeypatch):
+    """It needs no channels, so matrices that lie in memory in any order are vectors to it."""
+    monkeypatch.setattr(shortcuts, "FROM_ELEMENTS", 1)
+    monkeypatch.setattr(AdamP, "shortcut", staticmethod(lambda *_: True))
+    shapes = (Shape((6, 9)), Shape((5, 80), transposed=True), Shape((2, 3, 4)))
+    params, optimizer = make("adamp", shapes)
+    take_step(optimizer, params, shapes, 1)
+    assert graphs() == 2
 
 
 @pytest.mark.parametrize("transposed", [False, *slow(True)])

@@ -99,6 +99,7 @@ class BoundUnit:
         self.tensors = [tensor for own in self.stored for tensor in own]
         self.inputs = self._inputs()
         self.cuts = self._cuts()
+        self._flattened: BoundUnit | None = None
 
     def holds(self, state: dict[str, Any]) -> bool:
         """Whether the state still has the same tensors."""
@@ -111,6 +112,25 @@ class BoundUnit:
         # Given by hand it may lie anyhow, as one number seen many times, say.
         flat = g if g.is_contiguous() else g.contiguous()
         return flat if self.width == 1 and g.ndim == 1 else self._rows(flat.view(-1))
+
+    def flattened(self) -> BoundUnit | None:
+        """The unit as a vector in the order of memory, for code that needs no rows of it.
+
+        None where its slots do not lie in memory as the parameter does.
+        """
+        alike = all(slot.shape == "full" for slot in self.slots) and all(
+            tensor.dtype.is_floating_point and tensor.stride() == self.p.stride()
+            for tensor in self.tensors
+        )
+        if not alike or self.phases.stochastic or not is_dense(self.p):
+            return None
+        if self._flattened is None:
+            tensors = [in_memory_order(tensor) for tensor in self.tensors]
+            self._flattened = BoundUnit(
+                self.rule, self.unit, in_memory_order(self.p), self.slots, self.phases,
+                dict(zip(self.names, tensors, strict=True)), self.origin,
+            )  # fmt: skip
+        return self._flattened
 
     def _cuts(self) -> list[Cut]:
         """What each call gets, where one call would hold temporaries as large as the parameter.
@@ -207,6 +227,20 @@ class BoundUnit:
         """The head of a flat tensor, in rows."""
         assert self.width is not None
         return flat if self.width == 1 else flat[: self.head].view(-1, self.width)
+
+
+def in_memory_order(tensor: Tensor) -> Tensor:
+    """A vector of the elements of a tensor that fills its memory, however its dimensions lie."""
+    return _outermost_first(tensor).view(-1)
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether a tensor fills its memory, without gaps or overlaps."""
+    return _outermost_first(tensor).is_contiguous()
+
+
+def _outermost_first(tensor: Tensor) -> Tensor:
+    return tensor.permute(sorted(range(tensor.ndim), key=tensor.stride, reverse=True))
 
 
 def sees_flat_pieces(rule: type[Rule], p: Tensor) -> bool:

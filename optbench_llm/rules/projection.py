@@ -16,14 +16,14 @@ def measure_projection(p: Tensor, g: Tensor, u: Tensor, c: Any) -> tuple[Tensor,
 
     ``p, g, u`` are whole rows (output channels) of a weight. ``aligned_channels`` counts those
     whose gradient is not orthogonal to the weight; a channel-wise projection needs it to be 0.
-    After a shortcut it is 1, whatever there are: sums by channels are passes of their own then,
-    across memory where the weight lies (in, out).
+    After a shortcut it is 1, whatever there are, and channels are not seen: their sums would be
+    passes of their own, across memory where the weight lies (in, out).
     """
-    if p.ndim < 2:
-        return (p.new_zeros(()),) * len(PROJECTION_SUMS)
     elements = p.new_full((), p.numel())
     if hasattr(c, "shortcut"):
         return p.new_ones(()), (p * g).sum(), (p * p).sum(), (g * g).sum(), (p * u).sum(), elements
+    if p.ndim < 2:
+        return (p.new_zeros(()),) * len(PROJECTION_SUMS)
     p, g, u = p.flatten(1), g.flatten(1), u.flatten(1)
     # All sums by rows first, also those of the whole: one pass over the data serves them all.
     pg, pp, gg, pu = ((a * b).sum(1) for a, b in ((p, g), (p, p), (g, g), (p, u)))
@@ -45,14 +45,15 @@ def some_channel_is_aligned(p: Tensor, g: Tensor, c: Any) -> bool:
 
 def project(p: Tensor, u: Tensor, c: Any, sums: Any) -> tuple[Tensor, Any]:
     """The projected direction, and the factor of the weight decay: ``wd_ratio`` where projected."""
-    if p.ndim < 2:
+    by_channels = not hasattr(c, "shortcut")
+    if p.ndim < 2 and by_channels:
         return u, 1.0
     length = sums.p_sq.sqrt() + c.eps
     by_layer = sums.p_dot_u / (length * length)
     cosine = _cosine(sums.p_dot_g, sums.p_sq, sums.g_sq, c.eps)
     free = cosine < c.delta * sums.elements.rsqrt()
     along = by_layer.where(free, 0.0)
-    if not hasattr(c, "shortcut"):
+    if by_channels:
         rows = p.flatten(1)
         lengths = (rows * rows).sum(1, keepdim=True).sqrt() + c.eps
         by_channel = (rows * u.flatten(1)).sum(1, keepdim=True) / (lengths * lengths)

@@ -121,9 +121,9 @@ class Rule:
     #: Names of the partial sums that ``measure(p, g, s, c)`` returns, a tuple of 0-dim tensors.
     measures: ClassVar[tuple[str, ...]] = ()
     measure: ClassVar[Callable[..., tuple[Any, ...]] | None] = None
-    #: ``shortcut(p, g, c) -> bool``: whether the first rows of a large matrix show
-    #: that cheaper code comes to the same; ``measure`` and ``update`` select it by finding a number
-    #: ``shortcut`` among their scalars. The engine need not ask.
+    #: ``shortcut(p, g, c) -> bool``: whether the first rows of a large matrix show that cheaper
+    #: code comes to the same. ``measure`` and ``update`` are that code if ``c`` has a ``shortcut``;
+    #: they may get any range of elements then. It looks at values, and the engine need not ask.
     shortcut: ClassVar[Callable[..., bool] | None] = None
     #: ``conclude(h, c, sums) -> {name: float}``, for ``Scope.MODEL``: what the sums over the model
     #: come to, in float64 on the host; the names are ``conclusions``. A number that bears the name
