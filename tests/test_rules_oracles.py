@@ -164,6 +164,14 @@ def test_shortcuts_agree_with_the_oracle(name, engine, case, monkeypatch):
 
 
 @pytest.mark.parametrize("engine", ["eager", *slow("compiled")])
+@pytest.mark.parametrize("case", CASES["adahessian"])
+def test_adahessian_steps_without_channels(case, engine, monkeypatch):
+    """They are for its curvature alone: steps are taken by vectors."""
+    monkeypatch.setattr(shortcuts, "FROM_ELEMENTS", 1)
+    assert deviation("adahessian", case, engine=engine) < FP32_TOLERANCE
+
+
+@pytest.mark.parametrize("engine", ["eager", *slow("compiled")])
 @pytest.mark.parametrize("name", ["muon", *slow("scion")])
 def test_newton_schulz_in_bfloat16_stays_near_the_oracle(name, engine, monkeypatch):
     """As it runs where there are instructions for it: within some percent, and not exactly."""

@@ -76,6 +76,11 @@ class AdaHessian(Rule):
         return p * c.decay - m / (root + c.eps) * c.lr, {"exp_avg": m}
 
     @staticmethod
+    def shortcut(p: Tensor, g: Tensor, c: Any) -> bool:
+        """Always: channels are for ``observe`` alone."""
+        return True
+
+    @staticmethod
     def observe(p: Tensor, g: Tensor, s: Any, c: Any) -> dict[str, Tensor]:
         if g.ndim > 1:
             dims = (1,) if g.ndim == 2 else tuple(range(2, g.ndim))
