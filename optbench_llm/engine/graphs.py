@@ -124,11 +124,15 @@ def _options(layouts: Sequence[Layout]) -> dict[str, Any]:
     """How inductor is to compile.
 
     Without its look at each input, a tenth of a short unit's call: whoever calls knows the layouts.
-    For bf16 with shorter vectors: it stores half of a 512-bit one under a mask, which takes twice
-    as long.
+    Without its trials of the processor's vector instructions, each a compilation and a process that
+    loads torch: whoever compiles sees whether it works. For bf16 with shorter vectors: it stores
+    half of a 512-bit one under a mask, which takes twice as long.
     """
+    from torch._inductor import config
+
+    trusted = config.cpp.vec_isa_ok is None
     vectors = {"cpp.simdlen": BF16_VECTOR_BITS} if _in_bf16(layouts) else {}
-    return {"size_asserts": False, **vectors}
+    return {"size_asserts": False, **({"cpp.vec_isa_ok": True} if trusted else {}), **vectors}
 
 
 def _in_bf16(layouts: Sequence[Layout]) -> bool:
