@@ -13,6 +13,7 @@ from torch import nn
 
 import optbench_llm as ob
 from optbench_llm.engine import bound, compiled, shortcuts
+from optbench_llm.engine import graphs as graphs_of_engine
 from optbench_llm.rules.adamp import AdamP
 
 SHAPES = (Shape((5, 8)), Shape((7,)))
@@ -239,6 +240,31 @@ def test_several_units_a_call_step_as_one_by_one(name, monkeypatch):
         paths.append(params)
     assert {key[3] for key in compiled._FUNCTIONS} == {1, 2}
     assert all(map(torch.equal, *paths))
+
+
+@pytest.mark.parametrize("spec", ["adamp@int8", *slow("ranger@int8")])
+def test_matrices_of_any_layout_are_stored_in_8_bits(spec):
+    """A rule of rows gets GPT-2's weights transposed, and codes lie by rows all the same."""
+    paths = []
+    for engine in ("eager", "compiled"):
+        torch.manual_seed(0)
+        p = nn.Parameter(torch.randn(80, 64).t())
+        optimizer: Any = ob.create_optimizer([p], spec, engine=engine, lr=0.01)
+        for _ in range(3):
+            p.grad = torch.randn_like(p)
+            optimizer.step()
+        paths.append(p.detach())
+    assert torch.allclose(*paths, rtol=0, atol=1e-3)
+
+
+def test_a_users_word_on_vector_instructions_holds():
+    """Inductor's trials of them are left out only where nobody said anything."""
+    from torch._inductor import config
+
+    layouts = [graphs_of_engine.Layout.of(torch.ones(8))]
+    assert graphs_of_engine._options(layouts)["cpp.vec_isa_ok"] is True
+    with config.patch({"cpp.vec_isa_ok": False}):
+        assert "cpp.vec_isa_ok" not in graphs_of_engine._options(layouts)
 
 
 def test_after_a_shortcut_all_matrices_share_code(monkeypatch):

@@ -130,9 +130,12 @@ def _options(layouts: Sequence[Layout]) -> dict[str, Any]:
     """
     from torch._inductor import config
 
-    trusted = config.cpp.vec_isa_ok is None
-    vectors = {"cpp.simdlen": BF16_VECTOR_BITS} if _in_bf16(layouts) else {}
-    return {"size_asserts": False, **({"cpp.vec_isa_ok": True} if trusted else {}), **vectors}
+    options: dict[str, Any] = {"size_asserts": False}
+    if config.cpp.vec_isa_ok is None:
+        options["cpp.vec_isa_ok"] = True
+    if _in_bf16(layouts):
+        options["cpp.simdlen"] = BF16_VECTOR_BITS
+    return options
 
 
 def _in_bf16(layouts: Sequence[Layout]) -> bool:

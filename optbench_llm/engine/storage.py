@@ -100,7 +100,8 @@ class Blockwise:
         if _in_blocks(value):
             codes, scale = self._encode(value.float(), noise)
             return codes.reshape(-1), scale
-        flat = value.reshape(-1).float()
+        # A copy whatever the layout: inductor may find another one than was traced.
+        flat = value.float().clone(memory_format=torch.contiguous_format).view(-1)
         whole = flat.numel() // BLOCK * BLOCK
         parts = [
             self._encode(blocks, noise and noise.from_position(start))

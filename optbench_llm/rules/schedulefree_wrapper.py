@@ -103,6 +103,8 @@ def schedulefree(base: type[Rule]) -> type[Rule]:
         }
         carry = {**base.carry, **AdamWScheduleFree.carry}
         measure = None if base.measure is None else staticmethod(measure_at_z)
+        # It would look at y, and the base steps z.
+        shortcut = None
 
         @classmethod
         def slots_for(cls, shape: tuple[int, ...], h: Any) -> tuple[Slot, ...]:
