@@ -105,6 +105,15 @@ def test_what_is_not_finite_is_not_hidden(positive, bad):
     assert back[:BLOCK].isfinite().all()
 
 
+@KINDS
+def test_zeros_are_what_encoding_makes_of_zeros(positive):
+    storage = Blockwise(positive)
+    value = torch.zeros(3, 100)
+    for found, expected in zip(storage.zeros(value), storage.encode(value), strict=True):
+        assert found.dtype == expected.dtype
+        assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("storage", [Blockwise(), Blockwise(True), Plain(torch.bfloat16, True)])
 def test_compiled_codes_are_the_eager_ones(storage):
     """Bit for bit, in rows of a block as the engine passes them."""

@@ -19,6 +19,7 @@ from optbench_llm.engine.vectors import BF16_VECTOR_BITS, better_vectors
 
 if TYPE_CHECKING:
     from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx import GraphModule
 
 #: Up to this many elements code is for one thread, and sums need no splitting; inductor draws the
 #: same line.
@@ -82,29 +83,26 @@ def compile_graph(function: Callable[..., Sequence[Tensor]], layouts: Sequence[L
 
     It takes them in a list, which it empties. They must not overlap in memory.
     """
-    from torch._functorch import config as functorch_config
-    from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+    from torch._dispatch.python import enable_python_dispatcher
+    from torch._guards import TracingContext, tracing
+    from torch._inductor import config
+    from torch._inductor.compile_fx import compile_fx_inner
+    from torch._inductor.fx_passes.joint_graph import joint_graph_passes
     from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.fx.experimental.proxy_tensor import make_fx
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     shapes = ShapeEnv()
     mode = FakeTensorMode(shape_env=shapes)
     examples: list[Any] = [_example(layout, mode) for layout in layouts]
-    graph = make_fx(function, tracing_mode="symbolic")(*examples)
-    found: list[Any] = []
-
-    def inner_compile(*args: Any, **options: Any) -> Any:
-        found.append(compile_fx_inner(*args, **options))
-        return found[-1]
-
-    # Autograd's own cache cannot pickle such graphs and warns of it; inductor's works without.
+    with torch.no_grad(), enable_python_dispatcher():
+        graph = _traced(function, examples)
     with (
-        functorch_config.patch(enable_autograd_cache=False),
+        tracing(TracingContext(mode)),
+        config.patch(_options(layouts)),
         better_vectors(graph, in_bf16=_in_bf16(layouts)),
     ):
-        compile_fx(graph, examples, inner_compile=inner_compile, config_patches=_options(layouts))
-    (compiled,) = found
+        graph = joint_graph_passes(graph, layouts[0].device)
+        compiled: Any = compile_fx_inner(graph, examples, is_inference=True)
     # Nothing checks guards when the code is called, so they must hold for all sizes.
     ranges = {
         size.node.expr: own
@@ -118,6 +116,25 @@ def compile_graph(function: Callable[..., Sequence[Tensor]], layouts: Sequence[L
             assert guard.expr.subs(dict(zip(symbols, sizes, strict=True))), guard.expr
     # Its own call keeps the books of autotuning, which takes longer than a short unit.
     return getattr(compiled, "current_callable", None) or compiled
+
+
+def _traced(function: Callable[..., Sequence[Tensor]], examples: Sequence[Tensor]) -> GraphModule:
+    """The graph of a function as inductor takes it, whose inputs are written to at its end.
+
+    torch.compile's way here, through the autograd that a step has no use for, traces three times.
+    """
+    from torch._inductor.decomposition import select_decomp_table
+    from torch.fx import GraphModule
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    pure = torch.func.functionalize(function, remove="mutations")
+    made = make_fx(pure, select_decomp_table(), tracing_mode="symbolic")(*examples)
+    # Inductor's cache cannot pickle the shape environment that the graph brings along.
+    graph = GraphModule(made, made.graph)
+    graph.graph.eliminate_dead_code()
+    output = graph.graph.output_node()
+    output.meta["user_visible_output_idxs"] = [*range(len(output.args[0]))]  # pyright: ignore
+    return graph
 
 
 def _options(layouts: Sequence[Layout]) -> dict[str, Any]:

@@ -49,14 +49,15 @@ def make_missing_slots(
     for slot, storage in zip(slots, phases.storages, strict=True):
         if slot.name + suffix in state:
             continue
-        if slot.shape == "full":
-            value = torch.zeros_like(view, dtype=dtype)
+        like = view
+        if slot.shape != "full":
+            like = torch.empty(slot.shape_for(tuple(view.shape)), dtype=dtype, device=view.device)
+        if slot.initial is None:
+            parts = storage.zeros(like)
         else:
-            shape = slot.shape_for(tuple(view.shape))
-            value = torch.zeros(shape, dtype=dtype, device=view.device)
-        if slot.initial is not None:
-            value.copy_(slot.initial(view.to(dtype), g.to(dtype), h))
-        for part, tensor in zip(storage.suffixes, storage.encode(value), strict=True):
+            value = torch.empty_like(like, dtype=dtype)
+            parts = storage.encode(value.copy_(slot.initial(view.to(dtype), g.to(dtype), h)))
+        for part, tensor in zip(storage.suffixes, parts, strict=True):
             state[slot.name + part + suffix] = tensor
 
 

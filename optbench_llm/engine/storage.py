@@ -38,6 +38,10 @@ class Storage(Protocol):
         """Whether encoding wants random bits."""
         ...
 
+    def zeros(self, like: Tensor) -> tuple[Tensor, ...]:
+        """What ``encode`` makes of a tensor of zeros like this one."""
+        ...
+
     def encode(self, value: Tensor, noise: Noise | None = None) -> tuple[Tensor, ...]:
         """Tensors that hold ``value``; without noise rounded to nearest."""
         ...
@@ -64,6 +68,10 @@ class Plain:
 
     def __post_init__(self) -> None:
         assert not self.stochastic or self.dtype is torch.bfloat16
+
+    def zeros(self, like: Tensor) -> tuple[Tensor, ...]:
+        """A tensor of zeros in the storage's dtype."""
+        return (torch.zeros_like(like, dtype=self.dtype),)
 
     def encode(self, value: Tensor, noise: Noise | None = None) -> tuple[Tensor, ...]:
         """Round and cast to the storage's dtype."""
@@ -94,6 +102,11 @@ class Blockwise:
     def stochastic(self) -> bool:
         """A step moves momenta by more than the distance of codes, second moments by less."""
         return self.positive
+
+    def zeros(self, like: Tensor) -> tuple[Tensor, ...]:
+        """Codes and scales of zeros, found from one of them."""
+        code, scale = self.encode(torch.zeros(1, device=like.device))
+        return code.repeat(like.numel()), scale.repeat(-(-like.numel() // BLOCK))
 
     def encode(self, value: Tensor, noise: Noise | None = None) -> tuple[Tensor, ...]:
         """Flat codes, and the scales, one a block."""
