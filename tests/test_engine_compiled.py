@@ -62,6 +62,23 @@ def test_nothing_recompiles_after_the_first_step(name, phases):
     assert optimizer.compile_s == compile_s
 
 
+@pytest.mark.parametrize("spec", ["lamb", *slow("adamp", "prodigy", "adafactor", "lamb@int8")])
+def test_all_graphs_of_a_first_step_are_compiled_together(spec, monkeypatch):
+    """Before the first of them runs: the C++ compiler works on one while the next is traced."""
+    known = []
+
+    def execute(self, *call):
+        known.append(graphs())
+        return run(self, *call)
+
+    run = compiled.CompiledPhases._execute
+    monkeypatch.setattr(compiled.CompiledPhases, "_execute", execute)
+    shapes = (Shape((64, 80)), Shape((6, 9), transposed=True), *(Shape((7,)),) * 3)
+    params, optimizer = make(spec, shapes)
+    take_step(optimizer, params, shapes, 1)
+    assert known[0] == known[-1] == graphs() > 1
+
+
 def test_a_schedule_recompiles_nothing():
     """A scheduler that writes tensors or floats into the group's lr."""
     params, optimizer = make("lion")

@@ -11,8 +11,15 @@ import torch
 from torch import Tensor
 
 from optbench_llm.engine.bound import BoundUnit, Work
-from optbench_llm.engine.graphs import COUNT, LENGTH, Compiled, Layout, compile_graph
-from optbench_llm.engine.phases import Phases, Stored
+from optbench_llm.engine.graphs import (
+    COUNT,
+    LENGTH,
+    Compiled,
+    Layout,
+    compile_graph,
+    compiled_together,
+)
+from optbench_llm.engine.phases import Phases, Stored, arithmetic_dtype
 from optbench_llm.engine.pieces import run_in_pieces
 
 #: Machine code by rule, phase, storages and layouts: all optimizers of a process share it.
@@ -30,6 +37,26 @@ class CompiledPhases:
 
     def __init__(self) -> None:
         self.compile_s = 0.0
+
+    def prepare(self, works: Sequence[Work]) -> None:
+        """Compile at once what units that were never stepped will call in this step.
+
+        What it does not foresee is compiled when it is called.
+        """
+        new = [work for work in works if not work.bound.functions and work.bound.compilable]
+        calls = {
+            _code_of(phase, [work], tensors): (phase, [work], tensors)
+            for work in new if UNITS_PER_CALL[work.bound.device_type] == 1
+            for phase, tensors in _foreseen(work)
+        }  # fmt: skip
+        calls = {key: call for key, call in calls.items() if key not in _FUNCTIONS}
+        if not calls:
+            return
+        began = time.perf_counter()
+        with compiled_together():
+            found = {key: _compile(*call) for key, call in calls.items()}
+        _FUNCTIONS.update(found)
+        self.compile_s += time.perf_counter() - began
 
     def run(self, phase: str, works: Sequence[Work], sums: Sequence[Tensor | None]) -> list[Any]:
         """Run one phase of every unit; what it returns for each, in order."""
@@ -76,14 +103,10 @@ class CompiledPhases:
     ) -> Sequence[Tensor]:
         """Run a phase of units that share layout and scalars, in one call."""
         first = works[0]
-        bound, g = first.bound, first.g
+        bound = first.bound
         last: list[Any] = [first.vector, *[s for s in sums if s is not None]]
         if bound.cuts:
-            g = bound.gradient(g)
-            found = [
-                self._execute(phase, works, [cut.p, g[cut.rows], *cut.parts, *cut.starts, *last])
-                for cut in bound.cuts
-            ]
+            found = [self._execute(phase, works, tensors) for tensors in _inputs(first, last)]
             return [torch.stack(results).sum(0) for results in zip(*found, strict=True)]
         tensors: list[Any] = []
         for work in works:
@@ -104,27 +127,59 @@ class CompiledPhases:
         return function(tensors)
 
     def _function(self, phase: str, works: Sequence[Work], tensors: Sequence[Tensor]) -> Compiled:
-        bound, scalars_type = works[0].bound, type(works[0].scalars)
-        phases = bound.phases
-        layouts = _layouts(bound, tensors, len(works))
-        variant = (phases.rule, phases.names, phases.storages, phases.rounding, phase)
-        key = (variant, scalars_type, layouts, len(works), bound.stacked, torch.get_num_threads())
+        key = _code_of(phase, works, tensors)
         if key not in _FUNCTIONS:
             began = time.perf_counter()
-            starts = any(cut.starts for cut in bound.cuts)
-            _FUNCTIONS[key] = compile_graph(
-                _function_of_tensors(
-                    phases,
-                    phase,
-                    scalars_type,
-                    len(works),
-                    starts=starts,
-                    stacked=bound.stacked,
-                ),
-                layouts,
-            )
+            _FUNCTIONS[key] = _compile(phase, works, tensors)
             self.compile_s += time.perf_counter() - began
         return _FUNCTIONS[key]
+
+
+def _code_of(phase: str, works: Sequence[Work], tensors: Sequence[Tensor]) -> Any:
+    """What calls have in common that run the same code."""
+    bound = works[0].bound
+    phases = bound.phases
+    variant = (phases.rule, phases.names, phases.storages, phases.rounding, phase)
+    layouts = _layouts(bound, tensors, len(works))
+    scalars_type = type(works[0].scalars)
+    return (variant, scalars_type, layouts, len(works), bound.stacked, torch.get_num_threads())
+
+
+def _compile(phase: str, works: Sequence[Work], tensors: Sequence[Tensor]) -> Compiled:
+    bound = works[0].bound
+    function = _function_of_tensors(
+        bound.phases,
+        phase,
+        type(works[0].scalars),
+        len(works),
+        starts=any(cut.starts for cut in bound.cuts),
+        stacked=bound.stacked,
+    )
+    return compile_graph(function, _layouts(bound, tensors, len(works)))
+
+
+def _inputs(work: Work, last: Sequence[Any]) -> Iterator[list[Any]]:
+    """The tensors of each call of a work that is in no batch; all calls get the ``last`` ones."""
+    bound = work.bound
+    g = bound.gradient(work.g)
+    if not bound.cuts:
+        p, parts = bound.inputs
+        yield [p, g, *parts, *last]
+    for cut in bound.cuts:
+        yield [cut.p, g[cut.rows], *cut.parts, *cut.starts, *last]
+
+
+def _foreseen(work: Work) -> Iterator[tuple[str, list[Any]]]:
+    """The phases of a work and the tensors of their calls, with any numbers for the sums."""
+    bound, sums_type = work.bound, work.bound.phases.sums_type
+    measures = bool(bound.rule.measures) and work.updates
+    for phase in ("measure", *work.stages) if measures else work.stages:
+        last: list[Any] = [work.vector]
+        if phase == "update" and measures:
+            known = bound.p.new_empty(len(sums_type._fields), dtype=arithmetic_dtype(bound.p))
+            last.append(known.repeat(len(bound.p), 1) if bound.stacked else known)
+        for tensors in _inputs(work, last):
+            yield phase, tensors
 
 
 def _batches(works: Sequence[Work], places: Sequence[int]) -> Iterator[list[int]]:

@@ -7,7 +7,8 @@ longer to import than torch itself, so whoever compiles nothing does not load it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -116,6 +117,29 @@ def compile_graph(function: Callable[..., Sequence[Tensor]], layouts: Sequence[L
             assert guard.expr.subs(dict(zip(symbols, sizes, strict=True))), guard.expr
     # Its own call keeps the books of autotuning, which takes longer than a short unit.
     return getattr(compiled, "current_callable", None) or compiled
+
+
+@contextmanager
+def compiled_together() -> Iterator[None]:
+    """Let the C++ compiler work on one graph while the next is traced.
+
+    What :func:`compile_graph` returned within may be called after the end, which waits for all.
+    """
+    from unittest.mock import patch
+
+    from torch._inductor.async_compile import AsyncCompile
+
+    begun: list[tuple[AsyncCompile, dict[str, Any]]] = []
+
+    def wait(self: AsyncCompile, scope: dict[str, Any]) -> None:
+        begun.append((self, scope))
+
+    try:
+        with patch.object(AsyncCompile, "wait", wait):
+            yield
+    finally:
+        for compiling, scope in begun:
+            compiling.wait(scope)
 
 
 def _traced(function: Callable[..., Sequence[Tensor]], examples: Sequence[Tensor]) -> GraphModule:

@@ -396,7 +396,11 @@ class RuleOptimizer(torch.optim.Optimizer):
         return self._division.layouts(self.param_groups, self._bindings)
 
     def _take(self, works: list[Work], spread: Sequence[Spread] = ()) -> None:
-        take_step(self._run, self.param_groups, works, spread)
+        take_step(self._prepare, self._run, self.param_groups, works, spread)
+
+    def _prepare(self, works: Sequence[Work]) -> None:
+        if self.engine == "compiled":
+            self._compiled.prepare(works)
 
     def _run(
         self, phase: str, works: Sequence[Work], sums: Sequence[Tensor | None] | None = None

@@ -21,9 +21,19 @@ Run = Callable[..., list[Any]]
 Groups = Sequence[dict[str, Any]]
 
 
-def take_step(run: Run, groups: Groups, works: list[Work], spread: Sequence[Spread]) -> None:
-    """Step these units; ``spread`` are the parameters whose sums lie over processes."""
+def take_step(
+    prepare: Callable[[Sequence[Work]], None],
+    run: Run,
+    groups: Groups,
+    works: list[Work],
+    spread: Sequence[Spread],
+) -> None:
+    """Step these units; ``spread`` are the parameters whose sums lie over processes.
+
+    ``prepare`` is told what is about to run.
+    """
     works = [shortened(work) for work in works]
+    prepare(works)
     staged = [work for work in works if work.stages != ("update",)]
     for work in staged:
         for stage in work.before:
