@@ -29,7 +29,7 @@ from yardstick.bench import SIZES, Bench
 from yardstick.contenders import all_specs, check_spec
 from yardstick.first_step import first_step_seconds
 from yardstick.page import bounds_table, insert
-from yardstick.results import FOLDER, load, load_all, save, with_row
+from yardstick.results import FOLDER, load, load_all, save, with_first_step, with_row
 from yardstick.row import measure_row
 
 from optbench_llm.catalog import ALL, expand
@@ -60,8 +60,9 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "environment": with_libraries(describe_environment()),
     }
+    measure = measure_first_steps if options.only_compile_times else measure_size
     for size in list(SIZES) if options.params == ALL else [options.params]:
-        measure_size(size, specs, options, run)
+        measure(size, specs, options, run)
     if options.results == FOLDER:
         write_tables(FOLDER)
 
@@ -103,6 +104,11 @@ def argument_parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         default=None,
         help="first steps in fresh processes, two for each row (default: at 124M alone)",
+    )
+    parser.add_argument(
+        "--only-compile-times",
+        action="store_true",
+        help="measure nothing but first steps, of rows that were measured before",
     )
     parser.add_argument(
         "--results", type=Path, default=FOLDER, help="folder of the results (default: %(default)s)"
@@ -156,6 +162,33 @@ def measure_size(
     print(*bounds_table(document), sep="\n", flush=True)
 
 
+def measure_first_steps(
+    size: str, specs: list[str], options: argparse.Namespace, run: dict[str, Any]
+) -> None:
+    """First steps beside the other figures of each row, which stay as they are."""
+    known = {row["optimizer"] for row in (load(size, options.results) or {"rows": []})["rows"]}
+    unknown = [spec for spec in specs if spec not in known]
+    if unknown:
+        sys.exit(
+            f"not measured at {size} yet, leave out --only-compile-times: {', '.join(unknown)}"
+        )
+    for number, spec in enumerate(specs, 1):
+        first_step = first_step_seconds(spec, size)
+        document = load(size, options.results)
+        assert document is not None
+        document = with_first_step(document, run, spec, first_step)
+        save(document, size, options.results)
+        print(
+            f"[{size} {number}/{len(specs)}] {spec}: {first_step_in_short(first_step)}", flush=True
+        )
+
+
+def first_step_in_short(first_step: dict[str, Any]) -> str:
+    if "warm_s" not in first_step:
+        return first_step["reason"]
+    return f"first step {first_step['cold_s']:.1f} s cold, {first_step['warm_s']:.1f} s warm"
+
+
 def in_a_line(row: dict[str, Any]) -> str:
     parts = [
         f"{one['label']}: {one['reason']}"
@@ -163,9 +196,8 @@ def in_a_line(row: dict[str, Any]) -> str:
         else f"{one['label']} {one['step_ms']:.2f} ms ({one['ratio_to_fused']:.2f} × fused AdamW)"
         for one in row["implementations"]
     ]
-    first = row.get("first_step", {})
-    if "warm_s" in first:
-        parts.append(f"first step {first['cold_s']:.1f} s cold, {first['warm_s']:.1f} s warm")
+    if "first_step" in row:
+        parts.append(first_step_in_short(row["first_step"]))
     return f"{row['optimizer']}: " + "; ".join(parts)
 
 

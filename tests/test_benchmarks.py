@@ -25,6 +25,29 @@ def test_the_yardstick_knows_every_row(monkeypatch):
     assert all(list(contenders(spec)) for spec in specs)
 
 
+def test_first_steps_may_be_measured_apart(monkeypatch):
+    """They name their own run, and runs that nothing stems from any more are left out."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from yardstick.results import with_first_step, with_row
+
+    runs = [{"command": str(number)} for number in range(4)]
+    order = ["a", "b"]
+    both = {"optimizer": "a", "first_step": {"warm_s": 1.0}}
+    document = with_row(None, {}, runs[0], both, order)
+    document = with_row(document, {}, runs[1], {"optimizer": "b"}, order)
+    document = with_first_step(document, runs[2], "b", {"warm_s": 2.0})
+    document = with_row(document, {}, runs[3], {"optimizer": "a"}, order)
+    assert document["runs"] == runs
+    document = with_first_step(document, runs[3], "a", {"warm_s": 3.0})
+    assert document == {
+        "runs": runs[1:],
+        "rows": [
+            {"optimizer": "a", "first_step": {"warm_s": 3.0, "run": 2}, "run": 2},
+            {"optimizer": "b", "first_step": {"warm_s": 2.0, "run": 1}, "run": 0},
+        ],
+    }
+
+
 # Starts a process and compiles.
 @pytest.mark.slow
 def test_the_yardstick_measures_a_row(tmp_path):

@@ -33,28 +33,58 @@ def load_all(folder: Path) -> list[Document]:
 def with_row(
     document: Document | None, about: Document, run: Document, row: Document, order: Iterable[str]
 ) -> Document:
-    """The document with one row put in its place, and without runs that no row stems from.
+    """The document with one row put in its place, and without runs that nothing stems from.
 
-    A row names its run by number: rows measured anew may stem from another machine or version.
-    First steps that were not measured this time stay as they were.
+    A row names its run by number, and so do its first steps: what is measured anew may stem from
+    another machine or version. First steps that were not measured this time stay as they were.
     """
     old = document or {"runs": [], "rows": []}
-    runs = [*old["runs"], *([] if run in old["runs"] else [run])]
+    runs, number = _with_run(old, run)
     rows = {one["optimizer"]: one for one in old["rows"]}
     name = row["optimizer"]
-    if "first_step" not in row and "first_step" in rows.get(name, {}):
+    if "first_step" in row:
+        row = {**row, "first_step": {**row["first_step"], "run": number}}
+    elif "first_step" in rows.get(name, {}):
         row = {**row, "first_step": rows[name]["first_step"]}
-    rows[name] = {**row, "run": runs.index(run)}
-    used = sorted({one["run"] for one in rows.values()})
+    rows[name] = {**row, "run": number}
     places = {name: number for number, name in enumerate(order)}
+    in_order = sorted(
+        rows.values(), key=lambda r: (places.get(r["optimizer"], 1000), r["optimizer"])
+    )
+    return {**about, **_of_used_runs(runs, in_order)}
+
+
+def with_first_step(document: Document, run: Document, name: str, first_step: Document) -> Document:
+    """The document with the first steps of a row that it has, all else as it was."""
+    runs, number = _with_run(document, run)
+    rows = [
+        {**row, "first_step": {**first_step, "run": number}} if row["optimizer"] == name else row
+        for row in document["rows"]
+    ]
+    return {**document, **_of_used_runs(runs, rows)}
+
+
+def _with_run(document: Document, run: Document) -> tuple[list[Document], int]:
+    """The document's runs with this one, and its number."""
+    runs = [*document["runs"], *([] if run in document["runs"] else [run])]
+    return runs, runs.index(run)
+
+
+def _of_used_runs(runs: list[Document], rows: list[Document]) -> Document:
+    """Runs and rows, the runs without those that nothing stems from, counted anew."""
+    places = [place for row in rows for place in (row, row.get("first_step", {})) if "run" in place]
+    used = sorted({place["run"] for place in places})
+
+    def renumbered(place: Document) -> Document:
+        return {**place, "run": used.index(place["run"])} if "run" in place else place
+
     return {
-        **about,
         "runs": [runs[number] for number in used],
         "rows": [
-            {**one, "run": used.index(one["run"])}
-            for one in sorted(
-                rows.values(), key=lambda r: (places.get(r["optimizer"], 1000), r["optimizer"])
-            )
+            renumbered(row) | {"first_step": renumbered(row["first_step"])}
+            if "first_step" in row
+            else renumbered(row)
+            for row in rows
         ],
     }
 
