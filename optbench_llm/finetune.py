@@ -21,7 +21,7 @@ from optbench_llm.leaderboard.environment import describe_environment
 from optbench_llm.models import load_model, model_fingerprint
 from optbench_llm.providers import canonical_spec
 from optbench_llm.training.arguments import OptBenchArguments
-from optbench_llm.training.checkpoints import check_resumable
+from optbench_llm.training.checkpoints import check_resumable, latest_checkpoint
 from optbench_llm.training.flags import FlagParser, take
 from optbench_llm.training.lora import with_lora
 from optbench_llm.training.progress import Beginning, FinetuneProgress, result_line
@@ -126,9 +126,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     logging.basicConfig(format="%(levelname)s: %(message)s")
     beginning = Beginning()
+    folder = Path()
     try:
         argv = sys.argv[1:] if argv is None else argv
         options, args = parse_arguments(argv)
+        folder = Path(args.output_dir or "")
         if options.num_processes > 1 and "RANK" not in os.environ:
             raise SystemExit(_in_processes(options.num_processes, argv))
         result = finetune(options, args, callbacks=[beginning])
@@ -139,7 +141,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":
-            print("interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
+            reached = latest_checkpoint(folder) is not None
+            print(
+                "interrupted; --resume goes on from the last checkpoint"
+                if reached
+                else "interrupted; there is no checkpoint to go on from yet",
+                file=sys.stderr,
+            )
         raise SystemExit(130) from None
     if result["status"] != "done":
         raise SystemExit(1)

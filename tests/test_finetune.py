@@ -245,6 +245,19 @@ def test_interrupted_run_says_how_to_go_on(tmp_path, data, capsys):
     assert latest_checkpoint(folder) is not None
 
 
+def test_a_run_interrupted_early_promises_nothing(tmp_path, data, capsys, monkeypatch):
+    """Before the first checkpoint there is nothing to go on from."""
+
+    def press_ctrl_c(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(finetune, "load_model", press_ctrl_c)
+    with pytest.raises(SystemExit) as stopped:
+        run(*flags(data, tmp_path / "out"))
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "interrupted; there is no checkpoint to go on from yet\n"
+
+
 def test_flags_have_dashes_underscores_and_aliases():
     """All spellings lead to the same arguments."""
     one = finetune.parse_arguments(["--lr", "0.1", "--block-size", "32", "--no-mask-prompt"])

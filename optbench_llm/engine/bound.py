@@ -118,13 +118,13 @@ class BoundUnit:
 
         None where its slots do not lie in memory as the parameter does.
         """
-        alike = all(slot.shape == "full" for slot in self.slots) and all(
-            tensor.dtype.is_floating_point and tensor.stride() == self.p.stride()
-            for tensor in self.tensors
-        )
-        if not alike or self.phases.stochastic or not is_dense(self.p):
-            return None
         if self._flattened is None:
+            alike = all(slot.shape == "full" for slot in self.slots) and all(
+                tensor.dtype.is_floating_point and tensor.stride() == self.p.stride()
+                for tensor in self.tensors
+            )
+            if not alike or self.phases.stochastic or not is_dense(self.p):
+                return None
             tensors = [in_memory_order(tensor) for tensor in self.tensors]
             self._flattened = BoundUnit(
                 self.rule, self.unit, in_memory_order(self.p), self.slots, self.phases,

@@ -37,10 +37,16 @@ def some_channel_is_aligned(p: Tensor, g: Tensor, c: Any) -> bool:
     Then there is no projection by channel of the whole weight. Mostly it is the first, and the
     others stay unread.
     """
-    return any(
-        _aligned(own_p.dot(own_g), own_p.dot(own_p), own_g.dot(own_g), len(own_p), c)
-        for own_p, own_g in zip(p.flatten(1), g.flatten(1), strict=True)
-    )
+    p, g = p.flatten(1), g.flatten(1)
+    threshold = c.delta * p.shape[1] ** -0.5
+    for i in range(len(p)):
+        # A channel that is a column of memory is read once; numbers are quicker than tensors.
+        both = p.new_empty(2, p.shape[1])
+        both[0], both[1] = p[i], g[i]
+        (p_sq, dot), (_, g_sq) = (both @ both.t()).tolist()
+        if abs(dot) >= threshold * max(p_sq**0.5, c.eps) * max(g_sq**0.5, c.eps):
+            return True
+    return False
 
 
 def project(p: Tensor, u: Tensor, c: Any, sums: Any) -> tuple[Tensor, Any]:
