@@ -89,6 +89,7 @@ def compile_graph(function: Callable[..., Sequence[Tensor]], layouts: Sequence[L
     from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx_inner
     from torch._inductor.fx_passes.joint_graph import joint_graph_passes
+    from torch._inductor.pattern_matcher import stable_topological_sort
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
@@ -103,6 +104,8 @@ def compile_graph(function: Callable[..., Sequence[Tensor]], layouts: Sequence[L
         better_vectors(graph, in_bf16=_in_bf16(layouts)),
     ):
         graph = joint_graph_passes(graph, layouts[0].device)
+        # They may put what takes a size before the node that is that size.
+        stable_topological_sort(graph.graph)
         compiled: Any = compile_fx_inner(graph, examples, is_inference=True)
     # Nothing checks guards when the code is called, so they must hold for all sizes.
     ranges = {
