@@ -147,7 +147,7 @@ def test_diverged_run_is_a_result(tmp_path, data, capsys):
 def test_a_companion_s_settings_are_told_from_the_optimizer_s(tmp_path, data, capsys):
     """The lr of the result is the one asked for; the table has a column for each of the two."""
     folder = tmp_path / "out"
-    run("--optim", "muon", "--lr", "0.01", *flags(data, folder))
+    run("--optim", "muon", "--lr", "0.01", *flags(data, folder, "--max-steps", "2"))
     shown = capsys.readouterr().out
     assert json.loads((folder / "result.json").read_text())["lr"] == 0.01
     assert "lr 0.01," in shown
@@ -158,7 +158,7 @@ def test_a_companion_s_settings_are_told_from_the_optimizer_s(tmp_path, data, ca
 
 def test_estimates_are_no_settings(tmp_path, data, capsys):
     """Prodigy's table has what was chosen, not the 0 from which its estimate of d begins."""
-    run("--optim", "prodigy", *flags(data, tmp_path / "out"))
+    run("--optim", "prodigy", *flags(data, tmp_path / "out", "--max-steps", "2"))
     shown = capsys.readouterr().out
     assert re.search(r"d_coef +│ 1\.0 ", shown)
     assert "d_max" not in shown
