@@ -156,6 +156,13 @@ def test_a_companion_s_settings_are_told_from_the_optimizer_s(tmp_path, data, ca
     assert "conv1d" not in shown
 
 
+def test_a_short_run_of_a_small_model_is_not_compiled(tmp_path, data, capsys):
+    """The engine is chosen, and shown, by the steps of this run."""
+    run(*flags(data, tmp_path / "out", "--max-steps", "2"))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "engine: eager (1,484,800 elements x 2 steps do not repay compiling)" in shown
+
+
 def test_estimates_are_no_settings(tmp_path, data, capsys):
     """Prodigy's table has what was chosen, not the 0 from which its estimate of d begins."""
     run("--optim", "prodigy", *flags(data, tmp_path / "out", "--max-steps", "2"))

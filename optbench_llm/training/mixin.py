@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
 from optbench_llm.create import create_optimizer, effective_hyperparameters
+from optbench_llm.engine import RuleOptimizer
 from optbench_llm.programs import Replay, create_program, trained_positions
 from optbench_llm.training.arguments import OptBenchArguments
 from optbench_llm.training.callback import OptBenchCallback
@@ -135,7 +136,12 @@ class OptBenchMixin(_Trainer):
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> Any:
-        """Make the learning rate schedule, constant where the optimizer's method demands it."""
+        """Make the learning rate schedule, constant where the optimizer's method demands it.
+
+        The optimizer gets to know how long the run is, before anybody asks for its engine.
+        """
+        if isinstance(inner := unwrapped(self.optimizer), RuleOptimizer):
+            inner.expected_steps = num_training_steps
         if self.choice is None or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
         asked = self.args.lr_scheduler_type
