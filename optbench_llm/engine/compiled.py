@@ -20,7 +20,7 @@ from optbench_llm.engine.graphs import (
     compiled_together,
 )
 from optbench_llm.engine.phases import Phases, Stored, arithmetic_dtype
-from optbench_llm.engine.pieces import run_in_pieces
+from optbench_llm.engine.pieces import Sums, run_in_pieces
 
 #: Machine code by rule, phase, storages and layouts: all optimizers of a process share it.
 _FUNCTIONS: dict[Any, Compiled] = {}
@@ -58,8 +58,9 @@ class CompiledPhases:
         _FUNCTIONS.update(found)
         self.compile_s += time.perf_counter() - began
 
-    def run(self, phase: str, works: Sequence[Work], sums: Sequence[Tensor | None]) -> list[Any]:
+    def run(self, phase: str, works: Sequence[Work], sums: Sums | None = None) -> list[Any]:
         """Run one phase of every unit; what it returns for each, in order."""
+        sums = [None] * len(works) if sums is None else sums
         results: list[Any] = [None] * len(works)
         others: list[int] = []
         for i, work in enumerate(works):
@@ -82,7 +83,7 @@ class CompiledPhases:
         self,
         phase: str,
         works: Sequence[Work],
-        sums: Sequence[Tensor | None],
+        sums: Sums,
         others: Sequence[int],
         results: list[Any],
     ) -> None:

@@ -24,13 +24,13 @@ from optbench_llm.engine.compiler import ENGINES, choose_engine
 from optbench_llm.engine.division import Division
 from optbench_llm.engine.finite import check_finite
 from optbench_llm.engine.phases import arithmetic_dtype
-from optbench_llm.engine.pieces import run_in_pieces
+from optbench_llm.engine.pieces import EagerPhases
 from optbench_llm.engine.repeat import Repeat
 from optbench_llm.engine.resharding import TRAIN_POINT, Layout, joined, own_part
 from optbench_llm.engine.scalars import settings_of, settings_of_unit
 from optbench_llm.engine.sharding import Owned, Place, Spread, local
 from optbench_llm.engine.state import bytes_of, slots_of, stored_slots
-from optbench_llm.engine.stepping import take_step
+from optbench_llm.engine.stepping import Runner, take_step
 from optbench_llm.engine.storage import check_storage
 from optbench_llm.engine.units import units_of
 from optbench_llm.engine.works import Held, WorkMaker
@@ -40,6 +40,7 @@ from optbench_llm.rules.rule import COMPANION, LAYOUT_KEYS, Rule, Scope
 #: What a parameter group may carry besides the rule's hyperparameters: torch's, what is known of
 #: its weights, and what the engine keeps there.
 GROUP_KEYS = ("params", "param_names", "initial_lr", "spec", "observations", "step", *LAYOUT_KEYS)
+EAGER = EagerPhases()
 logger = logging.getLogger(__name__)
 
 
@@ -278,7 +279,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         check_gradients(self.spec, self.param_groups)
         here, _, owned = self._divided(_has_gradient)
         for held in chain([here], self._in_turns(owned)):
-            self._run("observe", self._maker(advance=False, scale=scale).works(held))
+            self._runner.run("observe", self._maker(advance=False, scale=scale).works(held))
         for group in self.param_groups:
             group["observations"] = group.get("observations", 0) + 1
 
@@ -396,20 +397,11 @@ class RuleOptimizer(torch.optim.Optimizer):
         return self._division.layouts(self.param_groups, self._bindings)
 
     def _take(self, works: list[Work], spread: Sequence[Spread] = ()) -> None:
-        take_step(self._prepare, self._run, self.param_groups, works, spread)
+        take_step(self._runner, self.param_groups, works, spread)
 
-    def _prepare(self, works: Sequence[Work]) -> None:
-        if self.engine == "compiled":
-            self._compiled.prepare(works)
-
-    def _run(
-        self, phase: str, works: Sequence[Work], sums: Sequence[Tensor | None] | None = None
-    ) -> list[Any]:
-        """Run a phase of every unit; what ``measure`` returns for each."""
-        sums = [None] * len(works) if sums is None else sums
-        if self.engine == "compiled":
-            return self._compiled.run(phase, works, sums)
-        return [run_in_pieces(phase, work, s) for work, s in zip(works, sums, strict=True)]
+    @property
+    def _runner(self) -> Runner:
+        return self._compiled if self.engine == "compiled" else EAGER
 
 
 def _has_gradient(rule: type[Rule], p: Tensor) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -18,6 +19,19 @@ PIECE_ELEMENTS = 2**15
 assert PIECE_ELEMENTS % BLOCK == 0
 
 Piece = tuple[Tensor, Tensor, Stored]
+Sums = Sequence[Tensor | None]
+
+
+class EagerPhases:
+    """Runs phases in pieces, as :class:`CompiledPhases` runs them as compiled code."""
+
+    def prepare(self, works: Sequence[Work]) -> None:
+        """Nothing has to be made before a step."""
+
+    def run(self, phase: str, works: Sequence[Work], sums: Sums | None = None) -> list[Any]:
+        """Run one phase of every unit; what ``measure`` returns for each, in order."""
+        sums = [None] * len(works) if sums is None else sums
+        return [run_in_pieces(phase, work, own) for work, own in zip(works, sums, strict=True)]
 
 
 def run_in_pieces(phase: str, work: Work, sums: Tensor | None, start: int = 0) -> Tensor | None:

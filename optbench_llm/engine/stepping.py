@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -11,50 +11,43 @@ import torch
 from torch import Tensor
 
 from optbench_llm.engine.bound import Work
+from optbench_llm.engine.compiled import CompiledPhases
 from optbench_llm.engine.phases import arithmetic_dtype
+from optbench_llm.engine.pieces import EagerPhases
 from optbench_llm.engine.sharding import Spread, local, reduced
 from optbench_llm.engine.shortcuts import shortened
 from optbench_llm.rules.rule import Rule, Scope
 
-#: Runs a phase of some units, with what the update of each is to know; its results, in order.
-Run = Callable[..., list[Any]]
+#: What prepares a step and runs a phase of some units.
+Runner = CompiledPhases | EagerPhases
 Groups = Sequence[dict[str, Any]]
 
 
-def take_step(
-    prepare: Callable[[Sequence[Work]], None],
-    run: Run,
-    groups: Groups,
-    works: list[Work],
-    spread: Sequence[Spread],
-) -> None:
-    """Step these units; ``spread`` are the parameters whose sums lie over processes.
-
-    ``prepare`` is told what is about to run.
-    """
+def take_step(runner: Runner, groups: Groups, works: list[Work], spread: Sequence[Spread]) -> None:
+    """Step these units; ``spread`` are the parameters whose sums lie over processes."""
     works = [shortened(work) for work in works]
-    prepare(works)
+    runner.prepare(works)
     staged = [work for work in works if work.stages != ("update",)]
     for work in staged:
         for stage in work.before:
-            run(stage, (work,))
-    sums = _sums(run, groups, works, spread)
+            runner.run(stage, (work,))
+    sums = _sums(runner, groups, works, spread)
     updating = [i for i, work in enumerate(works) if work.updates]
-    run("update", [works[i] for i in updating], [sums[i] for i in updating])
+    runner.run("update", [works[i] for i in updating], [sums[i] for i in updating])
     for work in staged:
         for stage in work.after:
-            run(stage, (work,))
+            runner.run(stage, (work,))
     for work in works:
         if work.bundle is not None and work.updates:
             work.bundle.hand_back()
 
 
 def _sums(
-    run: Run, groups: Groups, works: list[Work], spread: Sequence[Spread]
+    runner: Runner, groups: Groups, works: list[Work], spread: Sequence[Spread]
 ) -> list[Tensor | None]:
     """What each work's update is to know of the sums over its tensor or over the model."""
     measured = [i for i, work in enumerate(works) if work.bound.rule.measures and work.updates]
-    parts = run("measure", [works[i] for i in measured])
+    parts = runner.run("measure", [works[i] for i in measured])
     found = dict(zip(measured, parts, strict=True))
     total: Tensor | None = None
     spread = [entry for entry in spread if entry.rule.measures]
