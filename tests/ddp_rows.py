@@ -10,11 +10,11 @@ from training_setup import tiny_gpt2, trainer, weights
 
 import optbench_llm as ob
 
-GLOBAL_BATCH, STEPS = 8, 20
+GLOBAL_BATCH, STEPS = 8, 12
 
 
 def train(folder: Path, spec: str, checkpoint: Path | None = None) -> None:
-    """Twenty steps in double precision: there is little noise to magnify.
+    """Twelve steps in double precision: there is little noise to magnify.
 
     One process takes each global batch at once, several take it in two micro-batches each.
     """

@@ -17,7 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import optbench_llm as ob
 
-STEPS = 12
+STEPS = 8
 #: Specs that run on a model whose parts end within blocks of 8 bits.
 UNALIGNED = ("lion@int8", "muon@int8")
 WIDTH, UNALIGNED_WIDTH = 32, 42
