@@ -20,12 +20,12 @@ VECTORS = tuple(Shape((n,)) for n in (7, 128, 5, 128, 40, 2))
 SHAPES = (*VECTORS, Shape((60, 200)), Shape((3, 4)), Shape(()))
 STEPS = 8
 #: Of elements; of the model, with numbers that are carried; with a count in every parameter's
-#: state; with a second gradient; with the matrix in 8 bits; of tensors, with a number among the
-#: slots; of the model with such a number.
+#: state; with a second gradient; with the matrix in 8 bits, rounded at random; of tensors, with a
+#: number among the slots; of the model with such a number.
 SPECS = [
     "adamw",
     "novograd",
-    *slow("prodigy", "adamw-schedulefree", "sophia", "lion@int8", "swats"),
+    *slow("prodigy", "adamw-schedulefree", "sophia", "adamw@int8", "swats"),
 ]
 #: Those whose rule knows sums.
 WITH_SUMS = ("prodigy", "novograd", "swats")

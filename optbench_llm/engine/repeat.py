@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, MutableMapping, Sequence
-from operator import is_
+from itertools import repeat
+from operator import attrgetter, is_, is_not, itemgetter
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from optbench_llm.engine.bound import BoundUnit, Work
 from optbench_llm.engine.bundles import Bundle
+from optbench_llm.engine.noise import noise_key
 from optbench_llm.engine.works import WorkMaker
 from optbench_llm.rules.rule import Scope
 
@@ -19,33 +21,33 @@ Groups = Sequence[dict[str, Any]]
 CHANGING = ("lr", "step", "observations")
 
 
-class _Member(NamedTuple):
-    """A parameter of one unit, and what must still be so of it."""
-
-    p: Tensor
-    address: int
-    stride: tuple[int, ...]
-    state: dict[str, Any]
-    bound: BoundUnit
+_GRADIENT, _STEP = attrgetter("grad"), itemgetter("step")
 
 
 class _Part(NamedTuple):
     """What one work steps: a parameter, or those of a bundle.
 
-    ``carry`` are the names of the numbers that each parameter carries on in its state.
+    ``members`` are their places among all that are stepped, ``states`` theirs, ``bound`` the unit
+    of the first. ``carry`` are the names of the numbers that each parameter carries on in its
+    state. Parts of one ``kind`` at one step have the same numbers.
     """
 
     place: tuple[int, int]
-    members: list[_Member]
+    members: slice
+    states: list[dict[str, Any]]
+    bound: BoundUnit
     bundle: Bundle | None
     carry: tuple[str, ...]
-    kind: Any
+    kind: int
 
 
 class Repeat:
     """The works of a step, to be made again for the next one.
 
-    Of parameters that this process holds whole, with one unit each and no random bits.
+    Of parameters that this process holds whole, with one unit each. A model of small parameters
+    waits for what is done here for each of them, so each look is one at all.
+
+    ``states`` are those of all parameters that are stepped.
     """
 
     def __init__(
@@ -57,25 +59,28 @@ class Repeat:
     ) -> None:
         self._states = [*states.values()]
         self._params = [[*group["params"]] for group in groups]
-        self._parts = [self._part(work, states) for work in works]
+        self._stepped: list[Tensor] = []
+        self.states: list[dict[str, Any]] = []
+        self._kinds: dict[Any, int] = {}
+        bounds: list[BoundUnit] = []
+        self._parts = [self._part(work, states, bounds) for work in works]
+        self._names = [name for bound in bounds for name in bound.names]
+        self._tensors = [tensor for bound in bounds for tensor in bound.tensors]
+        owners = zip(self.states, bounds, strict=True)
+        self._owners = [state for state, bound in owners for _ in bound.names]
+        self._addresses = [*map(Tensor.data_ptr, self._stepped)]
+        self._strides = [*map(Tensor.stride, map(_GRADIENT, self._stepped))]
         rules = {work.bound.rule for work in works}
         self._changing = {*CHANGING, *(name for rule in rules for name in rule.carry)}
         self._fixed = self._fixed_of(maker)
-        stepped = {id(member.p) for part in self._parts for member in part.members}
+        stepped = {*map(id, self._stepped)}
         every = (p for params in self._params for p in params if p.numel())
         self._others = [p for p in every if id(p) not in stepped]
 
     @staticmethod
     def fits(works: Sequence[Work]) -> bool:
         """Whether works, not yet in bundles, can be made again."""
-        places = {work.place for work in works}
-        noisy = any(work.bound.phases.stochastic for work in works)
-        return len(places) == len(works) and not noisy
-
-    @property
-    def states(self) -> list[dict[str, Any]]:
-        """Of all parameters that are stepped."""
-        return [member.state for part in self._parts for member in part.members]
+        return len({work.place for work in works}) == len(works)
 
     def works(
         self, groups: Groups, states: MutableMapping[Tensor, Any], maker: WorkMaker
@@ -83,29 +88,31 @@ class Repeat:
         """The works of this step; None, and nothing has changed, where it is another one."""
         if not self._fits_groups(groups, maker) or not _same(states.values(), self._states):
             return None
-        gradients: list[list[Tensor]] = []
-        for part in self._parts:
-            found = _gradients(part)
-            if found is None:
-                return None
-            gradients.append(found)
+        gradients: list[Any] = [*map(_GRADIENT, self._stepped)]
+        if not self._fits_memory(gradients) or not all(map(_together, self._parts)):
+            return None
         numbers: dict[Any, tuple[Any, ...]] = {}
-        return [_work(*each, maker, numbers) for each in zip(self._parts, gradients, strict=True)]
+        return [_work(part, gradients[part.members], maker, numbers) for part in self._parts]
 
-    def _part(self, work: Work, states: MutableMapping[Tensor, Any]) -> _Part:
+    def _part(
+        self, work: Work, states: MutableMapping[Tensor, Any], bounds: list[BoundUnit]
+    ) -> _Part:
+        """What a work steps; its units come after those of the works before."""
         index = work.place[0]
         units = [(work.place, work.bound)] if work.bundle is None else work.bundle.units
-        members = []
+        members = slice(len(self._stepped), len(self._stepped) + len(units))
         for (_, position), bound in units:
             p = self._params[index][position]
-            assert p.grad is not None
-            members.append(_Member(p, p.data_ptr(), p.grad.stride(), states[p], bound))
-        bound = members[0].bound
+            self._stepped.append(p)
+            self.states.append(states[p])
+            bounds.append(bound)
+        bound = units[0][1]
         unit = bound.unit
-        kind = (index, unit.role, unit.heads, bound.p.device)
+        numbers_of = (index, unit.role, unit.heads, bound.p.device)
+        kind = self._kinds.setdefault(numbers_of, len(self._kinds))
         of_model = bound.rule.scope is Scope.MODEL
         carry = () if of_model else tuple(bound.rule.carry)
-        return _Part(work.place, members, work.bundle, carry, kind)
+        return _Part(work.place, members, self.states[members], bound, work.bundle, carry, kind)
 
     def _fits_groups(self, groups: Groups, maker: WorkMaker) -> bool:
         return (
@@ -116,6 +123,15 @@ class Repeat:
             )
             and all(p.grad is None for p in self._others)
             and self._fixed_of(maker) == self._fixed
+        )
+
+    def _fits_memory(self, gradients: Sequence[Tensor | None]) -> bool:
+        """Whether gradients, parameters and slots lie as they did."""
+        return (
+            all(map(is_not, gradients, repeat(None)))
+            and [*map(Tensor.stride, gradients)] == self._strides  # pyright: ignore
+            and [*map(Tensor.data_ptr, self._stepped)] == self._addresses
+            and all(map(is_, map(dict.get, self._owners, self._names), self._tensors))
         )
 
     def _fixed_of(self, maker: WorkMaker) -> list[dict[str, Any]]:
@@ -131,24 +147,14 @@ def _same(found: Collection[Any], known: Collection[Any]) -> bool:
     return len(found) == len(known) and all(map(is_, found, known))
 
 
-def _gradients(part: _Part) -> list[Tensor] | None:
-    """Of all members, if they are as they were, and those of a bundle at one step."""
-    found = []
-    first = part.members[0].state
-    step = first["step"]
-    for p, address, stride, state, bound in part.members:
-        g = p.grad
-        if (
-            g is None
-            or g.stride() != stride
-            or p.data_ptr() != address
-            or not bound.holds(state)
-            or state["step"] != step
-            or (part.carry and any(state.get(name) != first.get(name) for name in part.carry))
-        ):
-            return None
-        found.append(g)
-    return found
+def _together(part: _Part) -> bool:
+    """Whether the members of a bundle are at one step, and carry on the same numbers."""
+    if part.bundle is None:
+        return True
+    first, *others = part.states
+    return [*map(_STEP, others)].count(first["step"]) == len(others) and not any(
+        state.get(name) != first.get(name) for name in part.carry for state in others
+    )
 
 
 def _work(
@@ -158,15 +164,18 @@ def _work(
     numbers: dict[Any, tuple[Any, ...]],
 ) -> Work:
     """The work of a part; ``numbers`` are those of this step that are known by now."""
-    state, bound = part.members[0].state, part.members[0].bound
-    key = (part.kind, state["step"])
+    state, bound = part.states[0], part.bound
+    step = state["step"]
+    # Its only unit has the number 0.
+    noise = noise_key(step + 1, *part.place, 0) if bound.phases.stochastic else None
+    key = (part.kind, step, noise)
     if part.carry or key not in numbers:
         index, unit = part.place[0], bound.unit
         h = maker.settings(index, unit)
         # All must have what they carry on; otherwise the first one's numbers are those of all.
         of_members = [
-            maker.numbers(index, unit, h, *maker.carried(index, member.state), None, bound.p.device)
-            for member in (part.members if part.carry else part.members[:1])
+            maker.numbers(index, unit, h, *maker.carried(index, own), noise, bound.p.device)
+            for own in (part.states if part.carry else part.states[:1])
         ]
         numbers[key] = (h, *of_members[0])
     h, scalars, vector, stages = numbers[key]
