@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from optbench_llm.catalog import Spec, parse_spec
 from optbench_llm.engine import RuleOptimizer
+from optbench_llm.engine.compiler import check_engine
 from optbench_llm.params import param_groups
 from optbench_llm.providers import check_arguments, check_values, make_foreign, provider_class
 from optbench_llm.rules.hyperparameters import check_hyperparameters
@@ -35,10 +36,11 @@ def create_optimizer(
     declared one.
     ``engine`` is ``auto``, ``eager`` or ``compiled`` and concerns our own rules only.
 
-    Raises ValueError for an unknown name (with the nearest ones), an unknown hyperparameter or one
-    out of range, a model without parameters for the optimizer, groups without a role where it needs
-    one, and for a provider that is not installed.
+    Raises ValueError for an unknown name (with the nearest ones), an unknown engine, an unknown
+    hyperparameter or one out of range, a model without parameters for the optimizer, groups without
+    a role where it needs one, and for a provider that is not installed.
     """
+    check_engine(engine)
     parsed = parse_spec(spec)
     given = dict(hyperparameters) if lr is None else {"lr": lr, **hyperparameters}
     settings = validate_hyperparameters(spec, given)

@@ -247,13 +247,22 @@ def replace_parameter(params: list[Any], made: Any) -> None:
     params[4] = made.param_groups[0]["params"][4] = torch.nn.Parameter(torch.ones(40))
 
 
+def forget_count(params: list[Any], made: Any) -> None:
+    del made.state[params[2]]["step"]
+
+
+def forget_state(params: list[Any], made: Any) -> None:
+    made.state[params[2]].clear()
+
+
 CHANGES = [
     replace_memory, replace_state, replace_states, change_count, add_parameter, load_own_state,
-    change_settings, change_carried_number, add_group, replace_parameter,
+    change_settings, change_carried_number, add_group, replace_parameter, forget_count,
+    forget_state,
 ]  # fmt: skip
 
 
-SPEC_OF = {change_settings: "sgd", change_carried_number: "adamw-schedulefree"}
+SPEC_OF = {change_settings: "sgd", change_carried_number: "adamw-schedulefree", forget_state: "sgd"}
 
 
 @pytest.mark.parametrize("engine", ["eager", "compiled"])
@@ -277,6 +286,102 @@ def test_a_change_between_steps_is_noticed(change, engine, monkeypatch):
     expected = changed()
     assert expected[1]._repeat is None
     assert_same(found, expected)
+
+
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
+def test_a_parameter_turned_in_its_memory_is_noticed(engine):
+    """At the same address, with gradients that lie as before."""
+    p = torch.nn.Parameter(torch.arange(64.0).view(8, 8))
+    made: Any = ob.create_optimizer([p], "sgd", lr=0.5, engine=engine)
+    g = torch.arange(64.0).view(8, 8) ** 2
+    for _ in range(2):
+        p.grad = g.clone()
+        made.step()
+    p.data = p.data.t()
+    expected = p.detach() - 0.5 * g
+    p.grad = g.clone()
+    made.step()
+    assert torch.equal(p, expected)
+
+
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
+def test_a_parameter_that_was_empty_is_stepped_once_it_is_not(engine):
+    """As one is that is given memory late."""
+    first, late = torch.nn.Parameter(torch.ones(5)), torch.nn.Parameter(torch.empty(0))
+    made: Any = ob.create_optimizer([first, late], "sgd", lr=0.5, engine=engine)
+    for _ in range(3):
+        first.grad = torch.ones(5)
+        made.step()
+    late.data = torch.ones(5)
+    late.grad, first.grad = torch.ones(5), torch.ones(5)
+    made.step()
+    assert torch.equal(late, torch.full((5,), 0.5))
+
+
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
+@pytest.mark.parametrize("sizes", [(5000, 9000), (100, 200)])
+def test_a_parameter_of_another_size_needs_new_state(engine, sizes):
+    """Code for any length would write beyond its slots."""
+    params = [torch.nn.Parameter(torch.ones(sizes[0])) for _ in range(2)]
+    made: Any = ob.create_optimizer(params, "adamw", engine=engine)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    made.step()
+    params[0].grad, params[0].data = None, torch.ones(sizes[1])
+    params[0].grad = torch.ones(sizes[1])
+    words = rf"AdamW: slot 'exp_avg'.*\({sizes[1]},\).*\({sizes[0]},\).*state.pop\(parameter\)"
+    with pytest.raises(ValueError, match=words):
+        made.step()
+    made.state.pop(params[0])
+    made.step()
+    assert (params[0] < 1).all()
+
+
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
+def test_other_memory_under_a_slot_is_stepped(engine):
+    """Where only the memory of its tensor was exchanged."""
+    params, made = make("adamw", engine)
+    for t in range(1, 4):
+        take_step(made, params, SHAPES, t, pauses=False)
+    for index in (0, 6):
+        made.state[params[index]]["exp_avg"].data = torch.full(params[index].shape, 0.5)
+    take_step(made, params, SHAPES, 4, pauses=False)
+    for index in (0, 6):
+        expected = 0.9 * 0.5 + 0.1 * params[index].grad
+        torch.testing.assert_close(made.state[params[index]]["exp_avg"], expected)
+
+
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
+def test_another_rounding_is_noticed(engine):
+    """Of bf16 parameters, in the middle of a run."""
+    found = []
+    for rounding in ("stochastic", "nearest"):
+        p = torch.nn.Parameter(torch.ones(512, dtype=torch.bfloat16))
+        made: Any = ob.create_optimizer([p], "adamw-bf16", lr=1e-3, engine=engine)
+        for t in range(6):
+            if t == 3:
+                made.param_groups[0]["rounding"] = rounding
+                p.data.fill_(1.0)
+            p.grad = torch.ones_like(p)
+            made.step()
+        found.append(p.detach().unique().numel())
+    # To nearest all 512 elements move alike.
+    assert found[0] > 1
+    assert found[1] == 1
+
+
+def test_gradients_of_another_dtype_are_noticed():
+    """Small parameters of one bundle, whose gradients come in bf16 first."""
+    params = [torch.nn.Parameter(torch.zeros(8)) for _ in range(2)]
+    made: Any = ob.create_optimizer(params, "sgd", lr=1.0, engine="compiled")
+    for dtype in (torch.bfloat16, torch.bfloat16, torch.float32):
+        for p in params:
+            p.grad = None
+            p.grad_dtype = dtype
+            p.data.zero_()
+            p.grad = torch.full((8,), 1 + 2**-12, dtype=dtype)
+        made.step()
+    assert all(torch.equal(p, torch.full((8,), -1 - 2**-12)) for p in params)
 
 
 @pytest.mark.parametrize("engine", ["eager", "compiled"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -160,6 +161,16 @@ def test_a_diverging_run_ends_as_diverged_not_in_the_program(tmp_path, accumulat
     run.train()
     assert run.measurements.diverged_step == run.state.global_step < 20
     assert run.measurements.extra_passes == run.state.global_step - 1
+
+
+@pytest.mark.parametrize("spec", ["sophia", "adahessian"])
+def test_a_run_that_is_broken_from_the_start_ends_as_diverged(tmp_path, spec):
+    """Though there is no estimate yet, without which the optimizer takes no step."""
+    model = tiny_gpt2()
+    model.transformer.ln_f.weight.data.fill_(math.nan)
+    run = trainer(tmp_path, model, optim=spec)
+    run.train()
+    assert run.measurements.diverged_step == 1
 
 
 def test_estimate_is_the_same_over_two_micro_batches_as_over_one_big_batch(tmp_path, monkeypatch):

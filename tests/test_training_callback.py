@@ -86,8 +86,11 @@ def test_weights_broken_by_the_last_step_count_as_diverged(tmp_path):
 class Overflow(TrainerCallback):
     """Makes an element of a second moment infinite: its parameter then stands still."""
 
+    def __init__(self, step):
+        self.step = step
+
     def on_step_end(self, args, state, control, optimizer=None, **kwargs):
-        if state.global_step == args.max_steps:
+        if state.global_step == self.step:
             first = next(iter(optimizer.state.values()))
             first["exp_avg_sq"].view(-1)[0] = math.inf
 
@@ -95,13 +98,24 @@ class Overflow(TrainerCallback):
 def test_a_state_that_overflowed_is_reported(tmp_path, caplog):
     """The loss does not show it: optimizer, slot, parameter and step are named at the end."""
     run = trainer(tmp_path, max_steps=3)
-    run.add_callback(Overflow())
+    run.add_callback(Overflow(3))
     with caplog.at_level(logging.WARNING, logger="optbench_llm"):
         run.train()
     assert "slot 'exp_avg_sq' of parameter 0 of group 0 is no longer finite after step 3" in (
         caplog.text
     )
     assert run.measurements.diverged_reason is None
+
+
+def test_an_overflow_is_reported_at_the_next_checkpoint(tmp_path, caplog):
+    """Once, with the last step at which the state was still finite."""
+    run = trainer(tmp_path, max_steps=8, save_strategy="steps", save_steps=2)
+    run.add_callback(Overflow(3))
+    with caplog.at_level(logging.WARNING, logger="optbench_llm"):
+        run.train()
+    assert caplog.text.count("no longer finite") == 1
+    assert "no longer finite after step 4" in caplog.text
+    assert "After step 2 all of it was finite" in caplog.text
 
 
 def test_callback_works_under_a_stock_trainer(tmp_path, caplog):

@@ -128,6 +128,19 @@ def test_refused_attach_leaves_the_trainer_as_it_was(tmp_path):
     assert isinstance(unwrapped(run.optimizer), torch.optim.SGD)
 
 
+def test_an_unknown_engine_is_refused_where_it_is_given(tmp_path):
+    """Before any model is trained, for optimizers of others too."""
+    words = "unknown engine 'fast', expected one of auto, eager, compiled"
+    with pytest.raises(ValueError, match=words):
+        OptBenchArguments(**common(tmp_path, engine="fast"))
+    run = stock_trainer(tmp_path)
+    with pytest.raises(ValueError, match=words):
+        attach(run, "adan", engine="fast")
+    assert type(run) is Trainer
+    with pytest.raises(ValueError, match=words):
+        ob.create_optimizer(run.model, "torch:AdamW", engine="fast")
+
+
 def test_attach_takes_the_engine_of_the_arguments(tmp_path):
     """Unless it is given one itself; arguments without an engine mean auto."""
     ours = OptBenchArguments(**common(tmp_path, engine="compiled"))

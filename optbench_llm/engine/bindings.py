@@ -21,7 +21,7 @@ class _Place:
     """What is known of a parameter: it may be replaced, or its memory."""
 
     p: Tensor
-    address: int
+    memory: tuple[Any, ...]
     units: Sequence[Unit]
     elements: int
     origin: int
@@ -31,7 +31,8 @@ class _Place:
 class Bindings:
     """The bound units of parameters, by their place in the parameter groups.
 
-    A binding is made again when a parameter, its memory, its slots or their tensors are others.
+    A binding is made again when a parameter, its memory, its slots, their tensors or its rounding
+    are others.
     """
 
     def __init__(self, storage: str) -> None:
@@ -52,10 +53,10 @@ class Bindings:
 
         Storages go by ``elements``.
         """
-        known = self._places.get(place)
-        if known is None or known.p is not p or known.address != p.data_ptr():
+        known, memory = self._places.get(place), (p.data_ptr(), p.shape, p.stride())
+        if known is None or known.p is not p or known.memory != memory:
             units = units_of(rule, p, group)
-            known = self._places[place] = _Place(p, p.data_ptr(), units, elements, origin)
+            known = self._places[place] = _Place(p, memory, units, elements, origin)
         return known.units
 
     def forget(self, place: tuple[int, int]) -> None:
@@ -73,19 +74,27 @@ class Bindings:
     ) -> BoundUnit:
         """A unit at a place, by its number; slots that the state lacks begin now.
 
-        ``h`` are the unit's settings, ``g`` its gradient.
+        ``h`` are the unit's settings, ``g`` its gradient. Raises ValueError where the state is that
+        of a parameter of another shape.
         """
         known = self._places[place]
         unit, bound = known.units[number], known.bounds.get(number)
         view = unit.view(known.p.detach()) if bound is None else bound.p
         slots = slots_of(rule, view, h)
-        if bound is None or bound.slots != slots or not bound.holds(state):
+        alike = (
+            bound is not None
+            and bound.slots == slots
+            and bound.phases.rounding == rounding_of(view, h)
+            and bound.holds(state)
+        )
+        if not alike:
             elements = view.numel() if len(known.units) > 1 else known.elements
             phases = self.phases(rule, view, slots, h, elements)
             make_missing_slots(state, view, g, slots, phases, h, unit.suffix)
             bound = known.bounds[number] = BoundUnit(
                 rule, unit, view, slots, phases, state, known.origin
             )
+        assert bound is not None
         return bound
 
     def phases(

@@ -97,13 +97,17 @@ class BoundUnit:
         """Take the tensors that the state has now."""
         self.stored: Stored = stored_slots(state, self.slots, self.phases, self.unit.suffix)
         self.tensors = [tensor for own in self.stored for tensor in own]
+        self.addresses = [tensor.data_ptr() for tensor in self.tensors]
         self.inputs = self._inputs()
         self.cuts = self._cuts()
         self._flattened: BoundUnit | None = None
 
     def holds(self, state: dict[str, Any]) -> bool:
-        """Whether the state still has the same tensors."""
-        return all(map(is_, map(state.get, self.names), self.tensors))
+        """Whether the state still has the same tensors, where they were."""
+        return (
+            all(map(is_, map(state.get, self.names), self.tensors))
+            and [*map(Tensor.data_ptr, self.tensors)] == self.addresses
+        )
 
     def gradient(self, g: Tensor) -> Tensor:
         """The unit's view of a gradient, in the form in which compiled code gets it."""

@@ -77,7 +77,7 @@ class Bundles:
     """Puts works into bundles as they come, and remembers these."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, ...], Bundle] = {}
+        self._known: dict[tuple[Any, ...], Bundle] = {}
         self._moves: Counter[Any] = Counter()
 
     def joined(self, works: Sequence[Work]) -> list[Work]:
@@ -94,7 +94,7 @@ class Bundles:
         return joined
 
     def _bundle(self, works: Sequence[Work]) -> Bundle | None:
-        key = tuple(id(work.bound) for work in works)
+        key = (works[0].g.dtype, *(id(work.bound) for work in works))
         if key in self._known:
             return self._known[key]
         places = [(work.place, work.bound.unit.suffix) for work in works]
@@ -116,6 +116,6 @@ def _kind(work: Work) -> Any:
     if not bound.small or not work.g.is_contiguous():
         return None
     unit = bound.unit
-    same_group = (work.place[0], unit.role, unit.heads, work.scalars)
+    same_group = (work.place[0], unit.role, unit.heads, work.scalars, work.stages)
     length = bound.p.numel() if bound.by_itself else None
     return bound.phases, bound.p.dtype, work.g.dtype, same_group, length

@@ -63,6 +63,15 @@ def check_gradients(optimizer: str, groups: Sequence[dict[str, Any]]) -> None:
                 )
 
 
+def lacks_estimate(rule: type[Rule], groups: Sequence[dict[str, Any]]) -> bool:
+    """Whether a rule needs a curvature estimate and was never fed one."""
+    return rule.observe is not None and not groups[0].get("observations")
+
+
+def _has_gradients(group: dict[str, Any]) -> bool:
+    return any(p.grad is not None for p in group["params"])
+
+
 def check_ready(
     optimizer: str,
     rule: type[Rule],
@@ -75,7 +84,7 @@ def check_ready(
         raise RuntimeError(
             f"optimizer {optimizer!r} is in evaluation mode; call optimizer.train() before step"
         )
-    if rule.observe is not None and not groups[0].get("observations"):
+    if lacks_estimate(rule, groups) and any(_has_gradients(group) for group in groups):
         raise RuntimeError(
             f"optimizer {optimizer!r} needs a curvature estimate that was never fed: train with"
             " OptBenchTrainer or attach(trainer, ...), or call optimizer.observe() yourself"

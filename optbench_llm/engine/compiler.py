@@ -19,6 +19,12 @@ COMPILE_FROM_UPDATES = 300_000_000
 USUAL_STEPS = 1000
 
 
+def check_engine(engine: str) -> None:
+    """Raise ValueError for a name that is none of an engine."""
+    if engine not in ENGINES:
+        raise ValueError(f"unknown engine {engine!r}, expected one of {', '.join(ENGINES)}")
+
+
 def choose_engine(asked: str, params: Sequence[Tensor], steps: int | None) -> tuple[str, str]:
     """``eager`` or ``compiled``, and why.
 

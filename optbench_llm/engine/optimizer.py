@@ -18,9 +18,10 @@ from optbench_llm.engine.checks import (
     check_gradients,
     check_layout,
     check_ready,
+    lacks_estimate,
 )
 from optbench_llm.engine.compiled import CompiledPhases
-from optbench_llm.engine.compiler import ENGINES, choose_engine
+from optbench_llm.engine.compiler import check_engine, choose_engine
 from optbench_llm.engine.division import Division
 from optbench_llm.engine.finite import check_finite
 from optbench_llm.engine.phases import arithmetic_dtype
@@ -59,8 +60,9 @@ class RuleOptimizer(torch.optim.Optimizer):
     repay the seconds of compiling, with a warning and eagerly where nothing can be compiled.
 
     Raises ValueError for an unknown hyperparameter, storage or engine and for values out of range;
-    RuntimeError for sparse or complex gradients, sharded parameters, a step in evaluation mode, a
-    rule whose curvature estimate was never fed, and one whose gradients no program has made.
+    RuntimeError for sparse or complex gradients, parameters that are sharded in a way that no rule
+    or not this one can step, a step in evaluation mode, a rule whose curvature estimate was never
+    fed, and one whose gradients no program has made.
     """
 
     def __init__(
@@ -76,8 +78,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         self.rule = rule
         self.spec = spec or rule.__name__.lower()
         self.storage = storage
-        if engine not in ENGINES:
-            raise ValueError(f"unknown engine {engine!r}, expected one of {', '.join(ENGINES)}")
+        check_engine(engine)
         self._asked_engine = engine
         self.expected_steps: int | None = None
         defaults = check_hyperparameters(self.spec, hyperparameters, rule)
@@ -262,6 +263,11 @@ class RuleOptimizer(torch.optim.Optimizer):
                     # Of a sharded parameter also where another process steps it.
                     state = self.state[p]
                     state["step"] = state.get("step", 0) + 1
+
+    @property
+    def lacks_estimate(self) -> bool:
+        """Whether the rule needs a curvature estimate and was never fed one: it cannot step."""
+        return lacks_estimate(self.rule, self.param_groups)
 
     def gradients_made(self) -> None:
         """Say that the present gradients are those that the rule's programs make."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, MutableMapping, Sequence
 from itertools import repeat
-from operator import attrgetter, is_, is_not, itemgetter
+from operator import attrgetter, is_, is_not
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -21,7 +21,7 @@ Groups = Sequence[dict[str, Any]]
 CHANGING = ("lr", "step", "observations")
 
 
-_GRADIENT, _STEP = attrgetter("grad"), itemgetter("step")
+_GRADIENT, _DTYPE = attrgetter("grad"), attrgetter("dtype")
 
 
 class _Part(NamedTuple):
@@ -68,13 +68,12 @@ class Repeat:
         self._tensors = [tensor for bound in bounds for tensor in bound.tensors]
         owners = zip(self.states, bounds, strict=True)
         self._owners = [state for state, bound in owners for _ in bound.names]
-        self._addresses = [*map(Tensor.data_ptr, self._stepped)]
-        self._strides = [*map(Tensor.stride, map(_GRADIENT, self._stepped))]
+        self._memory = self._memory_of([*map(_GRADIENT, self._stepped)])
         rules = {work.bound.rule for work in works}
         self._changing = {*CHANGING, *(name for rule in rules for name in rule.carry)}
         self._fixed = self._fixed_of(maker)
         stepped = {*map(id, self._stepped)}
-        every = (p for params in self._params for p in params if p.numel())
+        every = (p for params in self._params for p in params)
         self._others = [p for p in every if id(p) not in stepped]
 
     @staticmethod
@@ -89,7 +88,10 @@ class Repeat:
         if not self._fits_groups(groups, maker) or not _same(states.values(), self._states):
             return None
         gradients: list[Any] = [*map(_GRADIENT, self._stepped)]
-        if not self._fits_memory(gradients) or not all(map(_together, self._parts)):
+        steps: list[Any] = [*map(dict.get, self.states, repeat("step"))]
+        if not self._fits_memory(gradients) or None in steps:
+            return None
+        if not all(_together(part, steps[part.members]) for part in self._parts):
             return None
         numbers: dict[Any, tuple[Any, ...]] = {}
         return [_work(part, gradients[part.members], maker, numbers) for part in self._parts]
@@ -121,7 +123,7 @@ class Repeat:
                 _same(group["params"], params)
                 for group, params in zip(groups, self._params, strict=True)
             )
-            and all(p.grad is None for p in self._others)
+            and all(p.grad is None or not p.numel() for p in self._others)
             and self._fixed_of(maker) == self._fixed
         )
 
@@ -129,9 +131,19 @@ class Repeat:
         """Whether gradients, parameters and slots lie as they did."""
         return (
             all(map(is_not, gradients, repeat(None)))
-            and [*map(Tensor.stride, gradients)] == self._strides  # pyright: ignore
-            and [*map(Tensor.data_ptr, self._stepped)] == self._addresses
             and all(map(is_, map(dict.get, self._owners, self._names), self._tensors))
+            and self._memory_of(gradients) == self._memory
+        )
+
+    def _memory_of(self, gradients: Sequence[Any]) -> tuple[list[Any], ...]:
+        """Where all lie and how, as far as it may change under a step that is repeated."""
+        return (
+            [*map(Tensor.stride, gradients)],
+            [*map(_DTYPE, gradients)],
+            [*map(Tensor.data_ptr, self._stepped)],
+            [*map(Tensor.numel, self._stepped)],
+            [*map(Tensor.is_contiguous, self._stepped)],
+            [*map(Tensor.data_ptr, self._tensors)],
         )
 
     def _fixed_of(self, maker: WorkMaker) -> list[dict[str, Any]]:
@@ -147,12 +159,12 @@ def _same(found: Collection[Any], known: Collection[Any]) -> bool:
     return len(found) == len(known) and all(map(is_, found, known))
 
 
-def _together(part: _Part) -> bool:
-    """Whether the members of a bundle are at one step, and carry on the same numbers."""
+def _together(part: _Part, steps: list[Any]) -> bool:
+    """Whether the members of a bundle are at one of these steps, and carry on the same numbers."""
     if part.bundle is None:
         return True
     first, *others = part.states
-    return [*map(_STEP, others)].count(first["step"]) == len(others) and not any(
+    return steps.count(steps[0]) == len(steps) and not any(
         state.get(name) != first.get(name) for name in part.carry for state in others
     )
 

@@ -70,6 +70,8 @@ class OptBenchCallback(TrainerCallback, ExportableState):
         self._step_tokens: Tensor | int = 0
         self._step_extra_passes = 0.0
         self._checked = 0
+        self._finite_at = 0
+        self._overflow_told = False
         self._pending: list[tuple[Tensor, list[Tensor], Tensor | int]] = []
 
     def state(self) -> dict[str, Any]:
@@ -137,6 +139,7 @@ class OptBenchCallback(TrainerCallback, ExportableState):
         self._sees_steps = getattr(args, "deepspeed_plugin", None) is None
         self._pending = []
         self._checked = len(self.losses)
+        self._finite_at, self._overflow_told = state.global_step, False
         self.steps_unseen = state.global_step - len(self.losses)
         if args.logging_nan_inf_filter and not self.gets_every_loss:
             args.logging_nan_inf_filter = False
@@ -211,7 +214,8 @@ class OptBenchCallback(TrainerCallback, ExportableState):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        """Leave the time of writing a checkpoint out."""
+        """Leave the time of writing a checkpoint out, and look at the state that was written."""
+        self._warn_of_overflow(state.global_step)
         self._mark = time.perf_counter()
 
     def on_epoch_end(
@@ -238,19 +242,25 @@ class OptBenchCallback(TrainerCallback, ExportableState):
         """Read what is left and look at the weights: the last step may have broken them."""
         self._check_losses(control)
         self._collect()
-        self._warn_of_overflow()
+        self._warn_of_overflow(state.global_step)
         self._optimizer = None
         broken = _first_not_finite(model) if self.diverged_reason is None else None
         if broken is not None:
             self._diverge(control, state.global_step, f"weight {broken!r} is not finite")
 
-    def _warn_of_overflow(self) -> None:
-        """An infinite second moment stops its element without a trace in the loss."""
-        if isinstance(self._optimizer, RuleOptimizer):
-            try:
-                self._optimizer.check_finite()
-            except FloatingPointError as error:
-                logger.warning("%s", error)
+    def _warn_of_overflow(self, step: int) -> None:
+        """An infinite second moment stops its element without a trace in the loss.
+
+        Once: it stays infinite. A look at the whole state is too dear for every step.
+        """
+        if self._overflow_told or not isinstance(self._optimizer, RuleOptimizer):
+            return
+        try:
+            self._optimizer.check_finite()
+            self._finite_at = step
+        except FloatingPointError as error:
+            self._overflow_told = True
+            logger.warning("%s. After step %s all of it was finite", error, self._finite_at)
 
     def _collect(self) -> None:
         """Bring times and memory up to date."""

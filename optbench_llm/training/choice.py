@@ -14,6 +14,7 @@ from transformers.training_args import OptimizerNames
 
 from optbench_llm.catalog import parse_spec
 from optbench_llm.create import validate_hyperparameters
+from optbench_llm.engine.compiler import check_engine
 
 if TYPE_CHECKING:
     from optbench_llm.training.arguments import OptBenchArguments
@@ -95,9 +96,10 @@ class OptimizerChoice:
     def validate(self, args: TrainingArguments) -> None:
         """Check all settings before any model is loaded.
 
-        Raises ValueError for an unknown optimizer or hyperparameter, a value out of range, and
-        settings of ``args`` that this optimizer would not see.
+        Raises ValueError for an unknown optimizer, engine or hyperparameter, a value out of range,
+        and settings of ``args`` that this optimizer would not see.
         """
+        check_engine(self.engine)
         given = dict(self.hyperparameters)
         if self.lr is not None:
             given["lr"] = self.lr

@@ -177,6 +177,9 @@ class OptBenchMixin(_Trainer):
             if math.isfinite(measurements.present_loss):
                 replay.run(model, optimizer)
                 measurements.record_extra_passes(replay.passes)
+            elif optimizer.lacks_estimate:
+                # Broken from the start: there is no step that it could take.
+                optimizer.zero_grad()
             optimizer.gradients_made()
         return loss
 
