@@ -351,7 +351,7 @@ def test_other_memory_under_a_slot_is_stepped(engine):
         torch.testing.assert_close(made.state[params[index]]["exp_avg"], expected)
 
 
-@pytest.mark.parametrize("engine", ["eager", "compiled"])
+@pytest.mark.parametrize("engine", ["eager", *slow("compiled")])
 def test_another_rounding_is_noticed(engine):
     """Of bf16 parameters, in the middle of a run."""
     found = []

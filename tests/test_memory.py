@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from command_line import run_here
+from marks import slow
 
 import optbench_llm as ob
 from optbench_llm.catalog.info import LARGE_MATRIX
@@ -21,6 +22,9 @@ from optbench_llm.models import load_model
 from optbench_llm.state_bytes import state_bytes
 
 TINY = "optbench:tiny-gpt2"
+ROWS = ob.list_optimizers()
+#: Of elements, rows, matrices, tensors and the model, with a companion, with numbers, of others.
+QUICK = ("adamw", "adafactor", "soap", "novograd", "prodigy", "muon", "swats", "lion-8bit")
 PROVIDERS = [
     "torch:AdamW",
     "torch:Adafactor",
@@ -75,7 +79,7 @@ def stepped(model, spec, engine="eager"):
     return state_bytes(optimizer)
 
 
-@pytest.mark.parametrize("name", ob.list_optimizers())
+@pytest.mark.parametrize("name", [*QUICK, *slow(*(n for n in ROWS if n not in QUICK))])
 def test_planned_bytes_are_those_after_a_real_step_in_every_storage(name, tiny, shapes):
     """Every row of the catalog, to the byte."""
     planned = states(shapes, name)

@@ -135,11 +135,15 @@ def trained(folder: Path, make: Any, kind: type[Any], spec: str, **hyperparamete
 @pytest.mark.parametrize(
     ("name", "spec"),
     [
-        *(("SFTTrainer", spec) for spec in (*EXTRA_PASSES, "svrg+sgd")),
-        ("DPOTrainer", "sam+adamw"),
+        *(("SFTTrainer", spec) for spec in ("adamw-schedulefree", "sam+adamw", "sophia")),
+        *(
+            pytest.param("SFTTrainer", spec, marks=pytest.mark.slow)
+            for spec in ("lion@int8", "muon", "sophia-h", "adahessian", "svrg+sgd")
+        ),
+        ("DPOTrainer", "lion@int8"),
         *(
             pytest.param("DPOTrainer", spec, marks=pytest.mark.slow)
-            for spec in ("lion@int8", "adahessian", "svrg+sgd")
+            for spec in ("sam+adamw", "adahessian", "svrg+sgd")
         ),
         ("Seq2SeqTrainer", "svrg+sgd"),
         *(
