@@ -94,6 +94,8 @@ def test_every_record_is_fit_to_learn(records: list[Record]) -> None:
     assert len({(r.input, r.output) for r in records}) == len(records)
 
 
+# Builds them twice more.
+@pytest.mark.slow
 def test_every_process_builds_the_same_records(records: list[Record]) -> None:
     """Nothing depends on hash seeds or the order in which a file system lists files."""
     code = (

@@ -178,6 +178,8 @@ def test_optimizer_time_leaves_programs_and_the_first_step_out(tmp_path):
     assert run.measurements.extra_passes == 3
 
 
+# The process loads torch and transformers.
+@pytest.mark.slow
 def test_peak_memory_starts_anew():
     """A large tensor shows in the stretch that it lives in and not in the next.
 
