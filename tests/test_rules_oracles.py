@@ -159,7 +159,7 @@ def test_shortcuts_agree_with_the_oracle(name, engine, case, monkeypatch):
     monkeypatch.setattr(rule, "shortcut", staticmethod(shortcut))
     monkeypatch.setattr(shortcuts, "FROM_ELEMENTS", 1)
     monkeypatch.setattr(shortcuts, "ROWS", 2)
-    shapes = (Shape((5, 6)), *([Shape((6, 4), transposed=True)] if engine == "eager" else []))
+    shapes = (Shape((5, 6)), Shape((6, 4), transposed=True))
     found = deviation(name, CASES[name][case], shapes=shapes, engine=engine)
     assert found < FP32_TOLERANCE
     assert {*answers} == ({True, False} if case == 0 else {False})
@@ -170,8 +170,7 @@ def test_shortcuts_agree_with_the_oracle(name, engine, case, monkeypatch):
 def test_adahessian_steps_without_channels(case, engine, monkeypatch):
     """They are for its curvature alone: steps are taken by vectors."""
     monkeypatch.setattr(shortcuts, "FROM_ELEMENTS", 1)
-    shapes = compiled_shapes("adahessian") if engine == "compiled" else None
-    assert deviation("adahessian", case, shapes=shapes, engine=engine) < FP32_TOLERANCE
+    assert deviation("adahessian", case, engine=engine) < FP32_TOLERANCE
 
 
 @pytest.mark.parametrize("engine", ["eager", *slow("compiled")])
@@ -180,8 +179,7 @@ def test_newton_schulz_in_bfloat16_stays_near_the_oracle(name, engine, monkeypat
     """As it runs where there are instructions for it: within some percent, and not exactly."""
     monkeypatch.setattr(newton_schulz, "cpu_has_bfloat16", lambda: True)
     monkeypatch.setattr(compiled, "_FUNCTIONS", {})
-    shapes = compiled_shapes(name)[:1]
-    found = deviation(name, CASES[name][0], shapes=shapes, engine=engine)
+    found = deviation(name, CASES[name][0], shapes=compiled_shapes(name), engine=engine)
     assert FP32_TOLERANCE < found < BFLOAT16_TOLERANCE
 
 

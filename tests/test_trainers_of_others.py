@@ -35,6 +35,7 @@ EXTRA_PASSES = {
     "sophia-h": 1 / 3,
     "adahessian": 1,
 }
+QUICK = ("adamw-schedulefree", "sam+adamw", "sophia")
 STEPS = 3
 
 
@@ -135,10 +136,9 @@ def trained(folder: Path, make: Any, kind: type[Any], spec: str, **hyperparamete
 @pytest.mark.parametrize(
     ("name", "spec"),
     [
-        *(("SFTTrainer", spec) for spec in ("adamw-schedulefree", "sam+adamw", "sophia")),
         *(
-            pytest.param("SFTTrainer", spec, marks=pytest.mark.slow)
-            for spec in ("lion@int8", "muon", "sophia-h", "adahessian", "svrg+sgd")
+            pytest.param("SFTTrainer", spec, marks=[] if spec in QUICK else pytest.mark.slow)
+            for spec in (*EXTRA_PASSES, "svrg+sgd")
         ),
         ("DPOTrainer", "lion@int8"),
         *(

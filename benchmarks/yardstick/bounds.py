@@ -11,9 +11,6 @@ from typing import Any
 Row = dict[str, Any]
 #: A row and a figure of it.
 Figure = tuple[str, float]
-#: Where all steps of a row last as many of the yardstick's, milliseconds are compared: a neighbour
-#: of a tenth of a second tells how fast the machine was then, not in the ten seconds between two.
-LONG = 50
 
 
 @dataclass(frozen=True)
@@ -36,14 +33,7 @@ def ours_of(row: Row, size: str) -> dict[str, Any] | None:
 
 def fastest_library(row: Row) -> dict[str, Any] | None:
     """The fastest of the others."""
-    return min(libraries_of(row), key=lambda one: one[_time(row)], default=None)
-
-
-def _time(row: Row) -> str:
-    """What implementations of a row are compared by."""
-    found = row.get("implementations", ())
-    ratios = [one["ratio_to_fused"] for one in found if "reason" not in one]
-    return "step_ms" if min(ratios, default=0) >= LONG else "ratio_to_fused"
+    return min(libraries_of(row), key=lambda one: one["ratio_to_fused"], default=None)
 
 
 def libraries_of(row: Row, prefix: str = "") -> list[dict[str, Any]]:
@@ -58,11 +48,8 @@ def libraries_of(row: Row, prefix: str = "") -> list[dict[str, Any]]:
 def speed_up(row: Row, size: str, prefix: str = "") -> float | None:
     """Time of the fastest library, of one alone with a prefix, over ours."""
     ours = ours_of(row, size)
-    others = libraries_of(row, prefix)
-    if ours is None or not others:
-        return None
-    time = _time(row)
-    return min(one[time] for one in others) / ours[time]
+    others = [one["ratio_to_fused"] for one in libraries_of(row, prefix)]
+    return min(others) / ours["ratio_to_fused"] if ours and others else None
 
 
 def bounds_of(document: dict[str, Any]) -> list[Bound]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from optbench_llm.engine.bound import BoundUnit
 from optbench_llm.engine.phases import Phases, arithmetic_dtype
-from optbench_llm.engine.state import make_missing_slots, rounding_of, slots_of
+from optbench_llm.engine.scalars import settings_of, settings_of_unit
+from optbench_llm.engine.state import check_slots, make_missing_slots, rounding_of, slots_of
 from optbench_llm.engine.storage import storage_for
 from optbench_llm.engine.units import Unit, units_of
 from optbench_llm.rules.rule import Rule, Slot
@@ -28,6 +29,16 @@ class _Place:
     bounds: dict[int, BoundUnit] = field(default_factory=dict)
 
 
+class Plan(NamedTuple):
+    """A unit of a parameter, its view of it, its settings, and what it is stepped by."""
+
+    unit: Unit
+    view: Tensor
+    h: Any
+    slots: tuple[Slot, ...]
+    phases: Phases
+
+
 class Bindings:
     """The bound units of parameters, by their place in the parameter groups.
 
@@ -35,8 +46,8 @@ class Bindings:
     are others.
     """
 
-    def __init__(self, storage: str) -> None:
-        self.storage = storage
+    def __init__(self, spec: str, storage: str) -> None:
+        self._spec, self._storage = spec, storage
         self._places: dict[tuple[int, int], _Place] = {}
         self._phases: dict[Any, Phases] = {}
 
@@ -81,21 +92,35 @@ class Bindings:
         unit, bound = known.units[number], known.bounds.get(number)
         view = unit.view(known.p.detach()) if bound is None else bound.p
         slots = slots_of(rule, view, h)
-        alike = (
+        if (
             bound is not None
             and bound.slots == slots
             and bound.phases.rounding == rounding_of(view, h)
             and bound.holds(state)
-        )
-        if not alike:
-            elements = view.numel() if len(known.units) > 1 else known.elements
-            phases = self.phases(rule, view, slots, h, elements)
-            make_missing_slots(state, view, g, slots, phases, h, unit.suffix)
-            bound = known.bounds[number] = BoundUnit(
-                rule, unit, view, slots, phases, state, known.origin
-            )
-        assert bound is not None
+        ):
+            return bound
+        elements = view.numel() if len(known.units) > 1 else known.elements
+        phases = self.phases(rule, view, slots, h, elements)
+        check_slots(self._spec, state, view, slots, phases, unit.suffix)
+        make_missing_slots(state, view, g, slots, phases, h, unit.suffix)
+        bound = BoundUnit(rule, unit, view, slots, phases, state, known.origin)
+        known.bounds[number] = bound
         return bound
+
+    def plans(
+        self, rule: type[Rule], p: Tensor, group: dict[str, Any], elements: int
+    ) -> Iterator[Plan]:
+        """What each unit of a parameter of a group is stepped by; nothing is bound.
+
+        Storages go by ``elements``, or by a unit's own where there are several.
+        """
+        units = units_of(rule, p, group)
+        of_group = settings_of(group)
+        for unit in units:
+            view, h = unit.view(p.detach()), settings_of_unit(of_group, unit)
+            slots = slots_of(rule, view, h)
+            own = view.numel() if len(units) > 1 else elements
+            yield Plan(unit, view, h, slots, self.phases(rule, view, slots, h, own))
 
     def phases(
         self, rule: type[Rule], view: Tensor, slots: tuple[Slot, ...], h: Any, elements: int
@@ -104,7 +129,7 @@ class Bindings:
         dtype = arithmetic_dtype(view)
         embedding = getattr(h, "embeds", False)
         storages = tuple(
-            storage_for(slot, self.storage, elements, dtype, embedding) for slot in slots
+            storage_for(slot, self._storage, elements, dtype, embedding) for slot in slots
         )
         names = tuple(slot.name for slot in slots)
         key = (rule, names, storages, rounding_of(view, h))

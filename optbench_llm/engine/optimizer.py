@@ -14,12 +14,7 @@ from torch import Tensor
 from optbench_llm.engine.bindings import Bindings
 from optbench_llm.engine.bound import Work
 from optbench_llm.engine.bundles import Bundles
-from optbench_llm.engine.checks import (
-    check_gradients,
-    check_layout,
-    check_ready,
-    lacks_estimate,
-)
+from optbench_llm.engine.checks import check_gradients, check_layout, check_ready
 from optbench_llm.engine.compiled import CompiledPhases
 from optbench_llm.engine.compiler import check_engine, choose_engine
 from optbench_llm.engine.division import Division
@@ -28,12 +23,10 @@ from optbench_llm.engine.phases import arithmetic_dtype
 from optbench_llm.engine.pieces import EagerPhases
 from optbench_llm.engine.repeat import Repeat
 from optbench_llm.engine.resharding import TRAIN_POINT, Layout, joined, own_part
-from optbench_llm.engine.scalars import settings_of, settings_of_unit
 from optbench_llm.engine.sharding import Owned, Place, Spread, local
-from optbench_llm.engine.state import bytes_of, slots_of, stored_slots
+from optbench_llm.engine.state import bytes_of, stored_slots
 from optbench_llm.engine.stepping import Runner, take_step
 from optbench_llm.engine.storage import check_storage
-from optbench_llm.engine.units import units_of
 from optbench_llm.engine.works import Held, WorkMaker
 from optbench_llm.rules.hyperparameters import check_hyperparameters
 from optbench_llm.rules.rule import COMPANION, LAYOUT_KEYS, Rule, Scope
@@ -97,7 +90,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _forget_memory(self) -> None:
         """Begin what is known of the parameters' and the state's memory."""
-        self._bindings = Bindings(self.storage)
+        self._bindings = Bindings(self.spec, self.storage)
         self._bundles = Bundles()
         self._repeat: Repeat | None = None
 
@@ -193,14 +186,11 @@ class RuleOptimizer(torch.optim.Optimizer):
         known: dict[Any, int] = {}
         total = 0
         for group in self.param_groups:
-            rule, h = self.rule_for(group), settings_of(group)
-            for p in group["params"]:
-                for unit in units_of(rule, p, group) if p.numel() else ():
-                    view, own = unit.view(p.detach()), settings_of_unit(h, unit)
-                    slots = slots_of(rule, view, own)
-                    phases = self._bindings.phases(rule, view, slots, own, view.numel())
-                    for slot, storage in zip(slots, phases.storages, strict=True):
-                        shape = slot.shape_for(tuple(view.shape))
+            rule = self.rule_for(group)
+            for p in filter(Tensor.numel, group["params"]):
+                for plan in self._bindings.plans(rule, p, group, p.numel()):
+                    for slot, storage in zip(plan.slots, plan.phases.storages, strict=True):
+                        shape = slot.shape_for(tuple(plan.view.shape))
                         if (storage, shape) not in known:
                             known[storage, shape] = bytes_of(storage, shape)
                         total += known[storage, shape]
@@ -264,11 +254,6 @@ class RuleOptimizer(torch.optim.Optimizer):
                     state = self.state[p]
                     state["step"] = state.get("step", 0) + 1
 
-    @property
-    def lacks_estimate(self) -> bool:
-        """Whether the rule needs a curvature estimate and was never fed one: it cannot step."""
-        return lacks_estimate(self.rule, self.param_groups)
-
     def gradients_made(self) -> None:
         """Say that the present gradients are those that the rule's programs make."""
         self._gradients_made = True
@@ -320,12 +305,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         group = self.param_groups[held.place[0]]
         rule = self.rule_for(group)
         assert rule.evaluation_point is not None
-        units = units_of(rule, held.p, group)
-        for unit in units:
-            view, h = unit.view(held.p.detach()), settings_of_unit(settings_of(group), unit)
-            slots = slots_of(rule, view, h)
-            elements = view.numel() if len(units) > 1 else held.elements
-            phases = self._bindings.phases(rule, view, slots, h, elements)
+        plans = self._bindings.plans(rule, held.p, group, held.elements)
+        for unit, view, h, slots, phases in plans:
             exact = view.to(arithmetic_dtype(held.p))
             loaded = phases.load(exact, stored_slots(held.state, slots, phases, unit.suffix))
             view.copy_(rule.evaluation_point(exact, loaded, h))

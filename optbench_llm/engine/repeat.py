@@ -19,8 +19,6 @@ Groups = Sequence[dict[str, Any]]
 #: What a parameter group may hold anew at each step, beside a rule's carried numbers; it changes no
 #: slot.
 CHANGING = ("lr", "step", "observations")
-
-
 _GRADIENT, _DTYPE = attrgetter("grad"), attrgetter("dtype")
 
 
@@ -44,8 +42,8 @@ class _Part(NamedTuple):
 class Repeat:
     """The works of a step, to be made again for the next one.
 
-    Of parameters that this process holds whole, with one unit each. A model of small parameters
-    waits for what is done here for each of them, so each look is one at all.
+    Of parameters that this process holds whole, with one unit each. For small ones a loop over them
+    here would take as long as their step, so all are looked at by few calls.
 
     ``states`` are those of all parameters that are stepped.
     """
@@ -160,7 +158,7 @@ def _same(found: Collection[Any], known: Collection[Any]) -> bool:
 
 
 def _together(part: _Part, steps: list[Any]) -> bool:
-    """Whether the members of a bundle are at one of these steps, and carry on the same numbers."""
+    """Whether the members of a bundle carry on the same numbers; ``steps`` are theirs."""
     if part.bundle is None:
         return True
     first, *others = part.states

@@ -35,6 +35,30 @@ def stored_slots(
     )
 
 
+def check_slots(
+    spec: str,
+    state: dict[str, Any],
+    view: Tensor,
+    slots: Sequence[Slot],
+    phases: Phases,
+    suffix: str,
+) -> None:
+    """Raise ValueError for a slot of another shape: code for any length would go beyond it."""
+    for slot, storage in zip(slots, phases.storages, strict=True):
+        if slot.name + suffix not in state:
+            continue
+        expected = storage.zeros(torch.empty(slot.shape_for(tuple(view.shape)), device="meta"))
+        for part, like in zip(storage.suffixes, expected, strict=True):
+            name = slot.name + part + suffix
+            if state[name].shape != like.shape:
+                raise ValueError(
+                    f"optimizer {spec!r}: slot {name!r} of a parameter of shape"
+                    f" {tuple(view.shape)} has the shape {tuple(state[name].shape)}, expected"
+                    f" {tuple(like.shape)}; a parameter that has got another size needs new state:"
+                    " optimizer.state.pop(parameter)"
+                )
+
+
 def make_missing_slots(
     state: dict[str, Any],
     view: Tensor,
@@ -44,15 +68,10 @@ def make_missing_slots(
     h: Any,
     suffix: str,
 ) -> None:
-    """Begin the slots of a unit: all at first, later what a changed hyperparameter asks for.
-
-    Raises ValueError for one that is there and of another shape: code for any length would go
-    beyond its memory.
-    """
+    """Begin the slots of a unit: all at first, later what a changed hyperparameter asks for."""
     dtype = arithmetic_dtype(view)
     for slot, storage in zip(slots, phases.storages, strict=True):
         if slot.name + suffix in state:
-            _check_shape(state, view, slot, storage, phases.rule, suffix)
             continue
         like = view
         if slot.shape != "full":
@@ -64,20 +83,6 @@ def make_missing_slots(
             parts = storage.encode(value.copy_(slot.initial(view.to(dtype), g.to(dtype), h)))
         for part, tensor in zip(storage.suffixes, parts, strict=True):
             state[slot.name + part + suffix] = tensor
-
-
-def _check_shape(
-    state: dict[str, Any], view: Tensor, slot: Slot, storage: Storage, rule: type[Rule], suffix: str
-) -> None:
-    expected = storage.zeros(torch.empty(slot.shape_for(tuple(view.shape)), device="meta"))
-    for part, like in zip(storage.suffixes, expected, strict=True):
-        name = slot.name + part + suffix
-        if state[name].shape != like.shape:
-            raise ValueError(
-                f"{rule.__name__}: slot {name!r} of a parameter of shape {tuple(view.shape)} has"
-                f" the shape {tuple(state[name].shape)}, expected {tuple(like.shape)}; a parameter"
-                " that has got another size needs new state: optimizer.state.pop(parameter)"
-            )
 
 
 def bytes_of(storage: Storage, shape: tuple[int, ...]) -> int:

@@ -70,7 +70,7 @@ class OptBenchCallback(TrainerCallback, ExportableState):
         self._step_tokens: Tensor | int = 0
         self._step_extra_passes = 0.0
         self._checked = 0
-        self._finite_at = 0
+        self._finite_at: int | None = None
         self._overflow_told = False
         self._pending: list[tuple[Tensor, list[Tensor], Tensor | int]] = []
 
@@ -139,7 +139,7 @@ class OptBenchCallback(TrainerCallback, ExportableState):
         self._sees_steps = getattr(args, "deepspeed_plugin", None) is None
         self._pending = []
         self._checked = len(self.losses)
-        self._finite_at, self._overflow_told = state.global_step, False
+        self._finite_at, self._overflow_told = None, False
         self.steps_unseen = state.global_step - len(self.losses)
         if args.logging_nan_inf_filter and not self.gets_every_loss:
             args.logging_nan_inf_filter = False
@@ -260,7 +260,9 @@ class OptBenchCallback(TrainerCallback, ExportableState):
             self._finite_at = step
         except FloatingPointError as error:
             self._overflow_told = True
-            logger.warning("%s. After step %s all of it was finite", error, self._finite_at)
+            before = self._finite_at
+            known = "" if before is None else f". After step {before} all of it was finite"
+            logger.warning("%s%s", error, known)
 
     def _collect(self) -> None:
         """Bring times and memory up to date."""

@@ -15,6 +15,7 @@ from transformers import Trainer, TrainingArguments
 
 from optbench_llm.create import create_optimizer, effective_hyperparameters
 from optbench_llm.engine import RuleOptimizer
+from optbench_llm.engine.checks import lacks_estimate
 from optbench_llm.programs import Replay, create_program, trained_positions
 from optbench_llm.training.arguments import OptBenchArguments
 from optbench_llm.training.callback import OptBenchCallback
@@ -177,7 +178,7 @@ class OptBenchMixin(_Trainer):
             if math.isfinite(measurements.present_loss):
                 replay.run(model, optimizer)
                 measurements.record_extra_passes(replay.passes)
-            elif optimizer.lacks_estimate:
+            elif lacks_estimate(optimizer.rule, optimizer.param_groups):
                 # Broken from the start: there is no step that it could take.
                 optimizer.zero_grad()
             optimizer.gradients_made()
