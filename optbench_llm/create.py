@@ -14,7 +14,13 @@ from optbench_llm.catalog import Spec, parse_spec
 from optbench_llm.engine import RuleOptimizer
 from optbench_llm.engine.compiler import check_engine
 from optbench_llm.params import param_groups
-from optbench_llm.providers import check_arguments, check_values, make_foreign, provider_class
+from optbench_llm.providers import (
+    check_arguments,
+    check_values,
+    make_foreign,
+    provider_class,
+    provider_defaults,
+)
 from optbench_llm.rules.hyperparameters import check_hyperparameters
 
 
@@ -61,7 +67,7 @@ def create_optimizer(
                 " the rows of each matrix for channels, which is wrong for transformers' Conv1D;"
                 " pass the model"
             )
-        return RuleOptimizer(
+        made: torch.optim.Optimizer = RuleOptimizer(
             params,
             rule,
             spec=parsed.canonical,
@@ -69,8 +75,30 @@ def create_optimizer(
             engine=engine,
             **settings,
         )
-    row = dict(parsed.info.settings or {}) if parsed.info else {}
-    return make_foreign(parsed, *foreign, model_or_params, {**row, **given})
+    else:
+        row = dict(parsed.info.settings or {}) if parsed.info else {}
+        made = make_foreign(parsed, *foreign, model_or_params, {**row, **given})
+    _warn_of_short_weights(spec, made)
+    return made
+
+
+def _warn_of_short_weights(spec: str, optimizer: torch.optim.Optimizer) -> None:
+    """Say that weights of 16 bits, rounded to nearest, lose small steps."""
+    found = {
+        p.dtype
+        for group in optimizer.param_groups
+        for p in group["params"]
+        if p.dtype is torch.float16
+        or (p.dtype is torch.bfloat16 and group.get("rounding", "nearest") == "nearest")
+    }
+    for dtype in sorted(found, key=str):
+        lost = torch.finfo(dtype).eps / 4
+        other = "" if dtype is torch.float16 else ", or take 'adamw-bf16', which rounds at random"
+        warnings.warn(
+            f"optimizer {spec!r} steps weights in {str(dtype).removeprefix('torch.')}, where steps"
+            f" below {lost:.1%} of a weight are lost: at small learning rates, most of them. Load"
+            f" the model in fp32 and train with bf16=True{other}"
+        )
 
 
 def validate_hyperparameters(spec: str, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,18 +119,41 @@ def validate_hyperparameters(spec: str, hyperparameters: Mapping[str, Any]) -> d
     return check_arguments(parsed.canonical, provider_class(*foreign), {**row, **hyperparameters})
 
 
+def declared_hyperparameters(spec: str) -> dict[str, Any]:
+    """What a spec's hyperparameters are where none is given; those that must be are left out.
+
+    Raises ValueError for an unknown name and for a provider that is not installed.
+    """
+    parsed = parse_spec(spec)
+    foreign = _provider(parsed)
+    if foreign is None:
+        assert parsed.info is not None
+        return parsed.info.defaults
+    if foreign[0] == "hf":
+        return {"weight_decay": 0.0}
+    row = dict(parsed.info.settings or {}) if parsed.info else {}
+    return {**provider_defaults(*foreign), **row}
+
+
 def effective_hyperparameters(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """The settings of each parameter group as plain values, with its count of elements."""
+    """The settings of each parameter group as plain values, with its count of elements.
+
+    ``lr`` is the peak: what a schedule starts from, not what it has made of it by now.
+    """
     return [
         {
             "elements": sum(p.numel() for p in group["params"]),
-            **{name: _plain(value) for name, value in group.items() if name not in _NOT_SETTINGS},
+            **{
+                name: _plain(group.get("initial_lr", value) if name == "lr" else value)
+                for name, value in group.items()
+                if name not in _NOT_SETTINGS
+            },
         }
         for group in optimizer.param_groups
     ]
 
 
-_NOT_SETTINGS = ("params", "param_names", "spec", "observations", "step")
+_NOT_SETTINGS = ("params", "param_names", "initial_lr", "spec", "observations", "step")
 
 
 def _plain(value: Any) -> Any:

@@ -205,11 +205,12 @@ def finetune(
     checkpoint = folder.open(settings, resume=resume, overwrite=options.overwrite)
     if args.resume_from_checkpoint is not None:
         checkpoint = Path(args.resume_from_checkpoint)
-        check_resumable(checkpoint)
     finished = folder.result() if resume else None
     if finished is not None:
         console.print(f"already finished: {result_line(finished)}")
         return finished
+    if checkpoint is not None:
+        check_resumable(checkpoint)
     if resume:
         console.print(f"resuming from {checkpoint or 'the beginning, there is no checkpoint yet'}")
     loaded = load_model(

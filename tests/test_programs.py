@@ -290,7 +290,7 @@ class Forgetful(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.inner = tiny_gpt2()
-        self.register_buffer("passes", torch.zeros(()))
+        self.passes = 0
 
     def forward(self, input_ids, labels, attention_mask):
         outputs = self.inner(input_ids=input_ids, labels=labels, attention_mask=attention_mask)

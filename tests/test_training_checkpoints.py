@@ -18,7 +18,7 @@ from training_setup import (
 from transformers import TrainerCallback
 
 from optbench_llm.training import attach
-from optbench_llm.training.checkpoints import latest_checkpoint
+from optbench_llm.training.checkpoints import check_resumable, check_whole, latest_checkpoint
 from optbench_llm.training.evaluation import mean_token_loss
 
 SCHEDULE_FREE = "adamw-schedulefree"
@@ -170,3 +170,35 @@ def test_a_checkpoint_that_was_cut_short_is_named(tmp_path, name):
     with pytest.raises(ValueError, match=rf"resume from .*checkpoint-2: its {name} is damaged"):
         resumed.train(resume_from_checkpoint=str(file.parent))
     assert_same_weights(weights(resumed.model), before)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+@pytest.mark.parametrize("spec", ["adan", "torch:AdamW"])
+def test_a_checkpoint_without_what_a_run_goes_on_with_is_refused(tmp_path, spec, name):
+    """transformers would begin that part anew without a word; the model stays what it was."""
+    settings = {"optim": spec, "max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    trainer(tmp_path, tiny_gpt2(), **settings).train()
+    checkpoint = tmp_path / "checkpoint-2"
+    (checkpoint / name).unlink()
+    resumed = trainer(tmp_path, tiny_gpt2(), **settings)
+    before = weights(resumed.model)
+    with pytest.raises(ValueError, match=rf"checkpoint-2: it lacks {name},"):
+        resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert_same_weights(weights(resumed.model), before)
+    with pytest.raises(ValueError, match=rf"checkpoint-2: it lacks {name},"):
+        check_resumable(checkpoint)
+
+
+def test_a_checkpoint_of_weights_alone_is_refused_and_says_what_wrote_it(tmp_path):
+    settings = {"optim": "adan", "max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    trainer(tmp_path, save_only_model=True, **settings).train()
+    with pytest.raises(ValueError, match=r"lacks optimizer.pt, scheduler.pt.*save_only_model"):
+        trainer(tmp_path, **settings).train(resume_from_checkpoint=True)
+
+
+def test_a_run_that_scales_its_loss_needs_the_scale(tmp_path):
+    """fp16's scaler is a file of its own."""
+    trainer(tmp_path, max_steps=4, save_strategy="steps", save_steps=2).train()
+    check_whole(tmp_path / "checkpoint-2")
+    with pytest.raises(ValueError, match=r"lacks scaler.pt"):
+        check_whole(tmp_path / "checkpoint-2", scales_loss=True)

@@ -38,13 +38,14 @@ def scheduler_lrs(run: Trainer) -> list[float]:
         ("adan", {"optim_args": {"betas": (0.9, 0.9, 0.9)}}),
         ("sophia", {}),
         ("adamw-schedulefree", {"warmup_steps": 2}),
-        ("torch:AdamW", {"learning_rate": 1e-3}),
+        ("torch:AdamW", {}),
         ("lion-8bit", {}),
-        ("hf:adamw_torch", {"learning_rate": 1e-3, "weight_decay": 0.1}),
+        ("hf:adamw_torch", {"weight_decay": 0.1}),
     ],
 )
 def test_attach_gives_the_run_that_arguments_give(tmp_path, spec, settings):
     """attach on a stock Trainer and OptBenchArguments train the same weights bit for bit."""
+    settings = {"learning_rate": 1e-3, "weight_decay": 0.0, **settings}
     by_arguments = trainer(tmp_path, optim=spec, **settings)
     by_arguments.train()
 
@@ -59,15 +60,15 @@ def test_attach_gives_the_run_that_arguments_give(tmp_path, spec, settings):
 
 
 def test_learning_rate_comes_from_argument_then_arguments_then_catalog(tmp_path):
-    """The precedence that attach documents, likewise for weight decay."""
+    """The precedence that attach documents; arguments of ours may leave it to the catalog."""
     declared = ob.optimizer_info("adan").lr
 
-    def attached_lr(lr, **settings):
-        run = stock_trainer(tmp_path, max_steps=1, **settings)
+    def attached_lr(lr, make=stock_trainer, **settings):
+        run = make(tmp_path, max_steps=1, **settings)
         attach(run, "adan", lr=lr)
         return run.create_optimizer().param_groups[0]["lr"]
 
-    assert attached_lr(None) == declared
+    assert attached_lr(None, make=trainer) == declared
     assert attached_lr(None, learning_rate=0.03) == 0.03
     assert attached_lr(0.04, learning_rate=0.03) == 0.04
 
@@ -183,11 +184,12 @@ class MixedPenalised(ob.OptBenchMixin, Penalised):
 def test_a_trainers_own_loss_is_trained_and_measured(tmp_path, spec, passes):
     """Under attach and the mixin alike; with transformers' AdamW it is the class's own run."""
     built = {"model": tiny_gpt2(), "train_dataset": Sentences()}
-    attached = Penalised(args=TrainingArguments(**common(tmp_path, learning_rate=1e-3)), **built)
+    rates = {"learning_rate": 1e-3, "weight_decay": 0.1}
+    attached = Penalised(args=TrainingArguments(**common(tmp_path, **rates)), **built)
     attach(attached, spec)
     attached.train()
     built["model"] = tiny_gpt2()
-    settings = common(tmp_path, learning_rate=1e-3, optim=spec)
+    settings = common(tmp_path, optim=spec, **rates)
     mixed = MixedPenalised(args=OptBenchArguments(**settings), **built)
     mixed.train()
     assert attached.measurements.losses == mixed.measurements.losses
@@ -197,7 +199,7 @@ def test_a_trainers_own_loss_is_trained_and_measured(tmp_path, spec, passes):
     if spec == "hf:adamw_torch":
         built["model"] = tiny_gpt2()
         own = Penalised(
-            args=TrainingArguments(**common(tmp_path, learning_rate=1e-3, optim="adamw_torch")),
+            args=TrainingArguments(**common(tmp_path, optim="adamw_torch", **rates)),
             **built,
         )
         own.train()

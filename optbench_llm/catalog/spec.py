@@ -59,6 +59,11 @@ class Spec:
             return self.info.schedule == "constant"
         return self.provider != "hf" and "schedulefree" in _normalised(self.name)
 
+    @property
+    def finds_step_size(self) -> bool:
+        """Whether the lr only scales a step size that the method finds itself."""
+        return self.info is not None and self.info.finds_step_size
+
     def rule_class(self) -> type[Rule]:
         """The rule with its wrappers. Raises ValueError where no rule of ours runs it."""
         if self.info is None:

@@ -32,6 +32,16 @@ def trained_positions(trainer: Trainer, inputs: Mapping[str, Any]) -> Tensor:
     return nn.functional.pad(mask[..., 1:], (0, 1), value=False)
 
 
+def count_trained(trainer: Trainer, inputs: Any) -> Tensor | int:
+    """How many positions the loss of a batch is computed at, 0-dim.
+
+    0 where nobody can tell: without labels, and with labels that are no tensor (DETR's boxes).
+    """
+    if not isinstance(inputs, Mapping) or not isinstance(inputs.get("labels"), Tensor):
+        return 0
+    return trained_positions(trainer, inputs).sum()
+
+
 def base_model(trainer: Trainer) -> Any:
     """The model inside what accelerate, DDP and peft put around it."""
     unwrapped = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)  # pyright: ignore

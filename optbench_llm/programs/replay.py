@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
+from optbench_llm.programs.buffers import Buffer, buffers_of, put_back
 from optbench_llm.programs.program import Program
 from optbench_llm.programs.randomness import (
     RandomState,
@@ -39,6 +40,7 @@ class MicroBatch:
     inputs: dict[str, Any]
     items: Any
     random_state: RandomState
+    buffers: list[Buffer]
     loss: Tensor | None = None
 
 
@@ -47,8 +49,8 @@ class Replay(TrainerCallback):
 
     ``training_step`` is the trainer's own, without the mixin's: forward and backward pass with all
     that a subclass does there, so that accumulation, DDP and autocast come along. Whatever programs
-    do, random numbers of the run, weights, and what TRL's trainers note of their losses are
-    afterwards those of a run without a program, also after a resume.
+    do, random numbers of the run, weights, buffers, and what TRL's trainers note of their losses
+    are afterwards those of a run without a program, also after a resume.
 
     ``passes`` counts forward and backward passes over the batch of a step.
 
@@ -124,8 +126,20 @@ class Replay(TrainerCallback):
         return (p for p in self.programs if p.due(self.trainer.optimizer, self.step))
 
     def record(self, inputs: Any, items: Any) -> None:
-        """Keep a micro-batch; the trainer may take entries out of its own."""
-        self._recorded.append(MicroBatch(dict(inputs), items, random_state(self._device)))
+        """Keep a micro-batch; the trainer may take entries out of its own.
+
+        Raises ValueError for one that has no names.
+        """
+        if not isinstance(inputs, Mapping):
+            raise ValueError(
+                f"program {self.programs[-1].name!r} takes batches that name their inputs, and"
+                f" the trainer's are of type {type(inputs).__name__}; let the data collator return"
+                " a dict, or use an optimizer without a program, such as adamw"
+            )
+        model = self.trainer.model
+        assert model is not None
+        state = random_state(self._device)
+        self._recorded.append(MicroBatch(dict(inputs), items, state, buffers_of(model)))
 
     def record_loss(self, loss: Tensor) -> None:
         """Keep the loss of the micro-batch that was recorded last."""
@@ -137,7 +151,7 @@ class Replay(TrainerCallback):
         Raises RuntimeError if the loss of a micro-batch is another one the second time.
         """
         self._model, self.passes = model, 0.0
-        present = random_state(self._device)
+        present, buffers = random_state(self._device), buffers_of(model)
         try:
             with self._notes_put_aside():
                 if not self._found_same:
@@ -146,6 +160,7 @@ class Replay(TrainerCallback):
                     program.before_step(self, optimizer)
         finally:
             set_random_state(present, self._device)
+            put_back(buffers)
             self._model, self._recorded = None, []
 
     def count_pass(self, share: float = 1.0) -> None:
@@ -166,7 +181,8 @@ class Replay(TrainerCallback):
     def repeat(self) -> None:
         """Run all micro-batches again as the trainer did; gradients add up in the parameters.
 
-        The random numbers, and so the dropout, are those of the first time. Counts as a pass.
+        The random numbers, and so the dropout, and the buffers are those of the first time. Counts
+        as a pass.
         """
         for recorded in self._in_turn(self._recorded):
             self._train_on(recorded)
@@ -245,6 +261,7 @@ class Replay(TrainerCallback):
 
     def _train_on(self, recorded: MicroBatch) -> Tensor:
         set_random_state(recorded.random_state, self._device)
+        put_back(recorded.buffers)
         return self._training_step(self.model, dict(recorded.inputs), recorded.items)
 
     def _in_turn(self, micro_batches: Sequence[T]) -> Iterator[T]:

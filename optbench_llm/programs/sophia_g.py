@@ -66,13 +66,14 @@ def _count_trained(replay: Replay) -> int:
 def _trained(trainer: Trainer, inputs: dict[str, Any]) -> Tensor:
     """Mask of the positions of the logits that the loss is computed at.
 
-    Raises ValueError for inputs without labels: their loss is not that of labels.
+    Raises ValueError for inputs without labels, or with some that are no tensor: their loss is not
+    that of labels.
     """
-    if not LABELS & inputs.keys():
+    if not any(isinstance(inputs.get(name), Tensor) for name in LABELS):
         raise ValueError(
             f"program 'sophia-g' draws labels in the place of the batch's, and the inputs of"
-            f" {type(trainer).__name__} have none ({', '.join(inputs)}); use sophia-h, whose"
-            " curvature is that of any loss"
+            f" {type(trainer).__name__} have none in a tensor ({', '.join(inputs)}); use sophia-h,"
+            " whose curvature is that of any loss"
         )
     return trained_positions(trainer, inputs)
 

@@ -72,6 +72,7 @@ class OptBenchCallback(TrainerCallback, ExportableState):
         self._checked = 0
         self._finite_at: int | None = None
         self._overflow_told = False
+        self._unmeasured_told = False
         self._pending: list[tuple[Tensor, list[Tensor], Tensor | int]] = []
 
     def state(self) -> dict[str, Any]:
@@ -185,6 +186,12 @@ class OptBenchCallback(TrainerCallback, ExportableState):
             )
             self.passes.append(1 + self._step_extra_passes)
             self.extra_passes += self._step_extra_passes
+        elif self.gets_every_loss and not self._unmeasured_told:
+            self._unmeasured_told = True
+            logger.warning(
+                "the losses of this run are not measured: the trainer's class overrides"
+                " training_step without calling super().training_step"
+            )
         if self._reads_at_once or control.should_save or control.should_evaluate:
             self._check_losses(control)
         self._advance("train_wall_s")

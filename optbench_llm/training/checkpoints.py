@@ -9,9 +9,22 @@ from typing import Any
 from zipfile import is_zipfile
 
 from safetensors import SafetensorError, safe_open
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer import (
+    OPTIMIZER_NAME,
+    SCALER_NAME,
+    SCHEDULER_NAME,
+    TRAINER_STATE_NAME,
+)
 
 _FOLDER = re.compile(r"checkpoint-(\d+)$")
+#: What a run goes on with beside its weights, and the beginnings of the names of the files and
+#: folders that hold it: transformers' own, accelerate's FSDP plugin's, DeepSpeed's.
+NEEDED = {
+    OPTIMIZER_NAME: ("optimizer", "global_step"),
+    SCHEDULER_NAME: (SCHEDULER_NAME, "global_step"),
+    TRAINER_STATE_NAME: (TRAINER_STATE_NAME,),
+    "rng_state.pth": ("rng_state",),
+}
 
 
 def checkpoint_folders(output_dir: Path) -> list[Path]:
@@ -35,13 +48,19 @@ def check_resumable(checkpoint: Path) -> None:
     why_not = _why_not(checkpoint)
     if why_not is not None:
         raise ValueError(f"cannot resume from {checkpoint}: {why_not}")
+    check_whole(checkpoint)
 
 
-def check_whole(checkpoint: Path) -> None:
-    """Raise ValueError for a checkpoint whose weights or optimizer state were cut short.
+def check_whole(checkpoint: Path, *, scales_loss: bool = False) -> None:
+    """Raise ValueError for a checkpoint that lacks what a run goes on with, or was cut short.
 
-    Looks at the ends and headers of files alone.
+    ``scales_loss`` says that a run under fp16 goes on. Of files only ends and headers are read.
     """
+    missing = _missing(checkpoint)
+    if scales_loss and not (checkpoint / SCALER_NAME).exists():
+        missing.append(SCALER_NAME)
+    if missing:
+        raise ValueError(f"cannot resume from {checkpoint}: {_without(missing)}")
     damaged = (file.name for file in sorted(checkpoint.glob("*")) if not _is_whole(file))
     name = next(damaged, None)
     if name is not None:
@@ -49,6 +68,24 @@ def check_whole(checkpoint: Path) -> None:
             f"cannot resume from {checkpoint}: its {name} is damaged or cut short; delete this"
             " checkpoint to go on from the one before it, if there is one"
         )
+
+
+def _missing(checkpoint: Path) -> list[str]:
+    """What a run needs to go on where it was, and the checkpoint does not have."""
+    names = [path.name for path in checkpoint.iterdir()] if checkpoint.is_dir() else []
+    return [
+        what
+        for what, prefixes in NEEDED.items()
+        if not any(name.startswith(prefix) for name in names for prefix in prefixes)
+    ]
+
+
+def _without(missing: list[str]) -> str:
+    return (
+        f"it lacks {', '.join(missing)}, so that the run could not go on as it was (checkpoints"
+        " saved with save_only_model hold weights alone); to train its weights further in a new"
+        " run, load the model from that folder"
+    )
 
 
 def _is_whole(file: Path) -> bool:

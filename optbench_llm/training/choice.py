@@ -13,8 +13,9 @@ from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
 from optbench_llm.catalog import parse_spec
-from optbench_llm.create import validate_hyperparameters
+from optbench_llm.create import declared_hyperparameters, validate_hyperparameters
 from optbench_llm.engine.compiler import check_engine
+from optbench_llm.training.optim_args import parse_optim_args
 
 if TYPE_CHECKING:
     from optbench_llm.training.arguments import OptBenchArguments
@@ -32,25 +33,37 @@ CONSTANT_SCHEDULES = (SchedulerType.CONSTANT, SchedulerType.CONSTANT_WITH_WARMUP
 
 
 @dataclass(frozen=True)
+class Attached:
+    """What `attach` was given; None stands for what it was not given."""
+
+    spec: str
+    lr: float | None
+    hyperparameters: Mapping[str, Any]
+    engine: str | None
+    lr_scheduler_type: SchedulerType | None
+
+
+@dataclass(frozen=True)
 class OptimizerChoice:
     """An optimizer spec with its settings.
 
-    ``lr`` None means the declared one; ``hyperparameters`` holds only what was asked for.
+    ``lr`` None means the declared one; ``hyperparameters`` holds only what was asked for, and
+    ``lr_scheduler_type`` a schedule that surely was.
     """
 
     spec: str
     lr: float | None
     hyperparameters: Mapping[str, Any]
     engine: str
+    lr_scheduler_type: SchedulerType | None
 
     @classmethod
     def from_arguments(cls, args: OptBenchArguments) -> OptimizerChoice:
-        """Read the choice from arguments.
+        """Read the choice from arguments as they are now.
 
         Raises ValueError where ``optim_args`` repeats ``learning_rate`` or ``weight_decay``.
         """
-        assert isinstance(args.optim_args, dict)
-        hyperparameters = dict(args.optim_args)
+        hyperparameters = parse_optim_args(args.optim_args)
         for name, own in (("lr", "learning_rate"), ("weight_decay", "weight_decay")):
             if name in hyperparameters and getattr(args, own) is not None:
                 raise ValueError(
@@ -60,33 +73,35 @@ class OptimizerChoice:
         lr = hyperparameters.pop("lr", args.learning_rate)
         if args.weight_decay is not None:
             hyperparameters["weight_decay"] = args.weight_decay
-        return cls(args.optim, lr, hyperparameters, args.engine)
+        return cls(args.optim, lr, hyperparameters, args.engine, _chosen_schedule(args))
 
     @classmethod
-    def from_attach(
-        cls,
-        args: TrainingArguments,
-        spec: str,
-        lr: float | None,
-        engine: str,
-        hyperparameters: Mapping[str, Any],
-    ) -> OptimizerChoice:
-        """Complete what `attach` was given by what a trainer's arguments set on purpose.
+    def from_attach(cls, args: TrainingArguments, attached: Attached) -> OptimizerChoice:
+        """Complete what `attach` was given by a trainer's arguments as they are now.
 
-        A learning rate or weight decay of ``args`` counts where it differs from the default of the
-        arguments' class. Raises ValueError for ``optim_args``, which belong to another optimizer.
+        The learning rate, the weight decay and the schedule of ``args`` count, whether somebody
+        chose them or they are the default of their class, which nobody can tell apart. Only where
+        the optimizer's method demands otherwise (a constant learning rate; a step size that it
+        finds by itself) the defaults of the class give way to what it demands.
+
+        Raises ValueError for ``optim_args``, which belong to another optimizer.
         """
         if args.optim_args:
             raise ValueError(
                 f"optim_args={args.optim_args!r} of the trainer's arguments have no effect on an"
-                f" attached optimizer; pass them to attach(trainer, {spec!r}, ...)"
+                f" attached optimizer; pass them to attach(trainer, {attached.spec!r}, ...)"
             )
-        given = dict(hyperparameters)
-        if lr is None and _is_changed(args, "learning_rate"):
+        parsed, given, lr = parse_spec(attached.spec), dict(attached.hyperparameters), attached.lr
+        by_method = parsed.finds_step_size and not is_changed(args, "learning_rate")
+        if lr is None and not by_method:
             lr = args.learning_rate
-        if "weight_decay" not in given and _is_changed(args, "weight_decay"):
-            given["weight_decay"] = args.weight_decay
-        return cls(spec, lr, given, engine)
+        decay = args.weight_decay
+        # Optimizers that have none refuse any but 0.
+        if decay or (decay is not None and "weight_decay" in declared_hyperparameters(parsed.text)):
+            given.setdefault("weight_decay", decay)
+        engine = attached.engine or str(getattr(args, "engine", "auto"))
+        schedule = attached.lr_scheduler_type or _chosen_schedule(args)
+        return cls(attached.spec, lr, given, engine, schedule)
 
     @property
     def provider(self) -> str | None:
@@ -110,21 +125,28 @@ class OptimizerChoice:
             self._refuse_ineffective(args)
 
     def validate_for(self, trainer: Trainer) -> None:
-        """Check all settings against a trainer that has been built.
+        """Check all settings against a trainer that has made no optimizer yet.
 
-        Raises ValueError as :meth:`validate` does, and beside ``optimizer_cls_and_kwargs``.
+        Raises ValueError as :meth:`validate` does, and beside an optimizer or a schedule that the
+        trainer was given.
         """
         self.validate(trainer.args)
-        if trainer.optimizer_cls_and_kwargs is not None:
-            raise ValueError(
-                f"the trainer was given optimizer_cls_and_kwargs="
-                f"{trainer.optimizer_cls_and_kwargs!r} and is to use optimizer {self.spec!r};"
-                " keep one of them"
-            )
+        given = {
+            "optimizer_cls_and_kwargs": trainer.optimizer_cls_and_kwargs,
+            "optimizers": trainer.optimizer or trainer.lr_scheduler,
+        }
+        for name, other in given.items():
+            if other is not None:
+                found = other if isinstance(other, tuple) else type(other).__name__
+                raise ValueError(
+                    f"the trainer was given {name}={found!r} and is to use optimizer"
+                    f" {self.spec!r}; keep one of them (with plain TrainingArguments a trainer"
+                    " steps with what it was given, and is measured all the same)"
+                )
 
     def _refuse_ineffective(self, args: TrainingArguments) -> None:
         for name in OWN_SETTINGS:
-            if _is_changed(args, name):
+            if is_changed(args, name):
                 instead = ADAM_SETTINGS.get(name)
                 raise ValueError(
                     f"{name}={getattr(args, name)!r} has no effect on optimizer {self.spec!r}; "
@@ -134,26 +156,45 @@ class OptimizerChoice:
     def scheduler_type(self, args: TrainingArguments) -> SchedulerType:
         """Schedule of the learning rate.
 
-        Left alone it is the default of the arguments' class (linear for ``auto``), or constant
-        (after the warm-up that ``args`` ask for) where the catalog says that the method demands it.
+        The one that was chosen, with a warning where the catalog says that the method demands a
+        constant one. Else a constant one for such methods (after the warm-up that ``args`` ask
+        for), and for others the default of the arguments' class, which is linear for ``auto``.
         """
         demands_constant = parse_spec(self.spec).demands_constant_lr
-        if _is_changed(args, "lr_scheduler_type"):
-            asked = SchedulerType(args.lr_scheduler_type)
-            if demands_constant and asked not in CONSTANT_SCHEDULES:
+        if self.lr_scheduler_type is not None:
+            if demands_constant and self.lr_scheduler_type not in CONSTANT_SCHEDULES:
                 logger.warning(
                     "optimizer %r is meant for a constant learning rate, but lr_scheduler_type=%r"
                     " was asked for and is used; leave it out for the constant schedule",
                     self.spec,
-                    asked.value,
+                    self.lr_scheduler_type.value,
                 )
-            return asked
+            return self.lr_scheduler_type
+        own = args.lr_scheduler_type
         if not demands_constant:
-            own = args.lr_scheduler_type
             return SchedulerType.LINEAR if own == AUTO_SCHEDULER else SchedulerType(own)
         kind = SchedulerType.CONSTANT_WITH_WARMUP if args.warmup_steps else SchedulerType.CONSTANT
-        logger.info("optimizer %r demands a constant learning rate: %s", self.spec, kind.value)
+        if own == AUTO_SCHEDULER:
+            logger.info("optimizer %r demands a constant learning rate: %s", self.spec, kind.value)
+        else:
+            logger.warning(
+                "optimizer %r demands a constant learning rate and runs with lr_scheduler_type=%r;"
+                " the %r of the arguments is what %s has by default. If you did choose it, say"
+                " attach(trainer, %r, lr_scheduler_type=%r)",
+                self.spec,
+                kind.value,
+                SchedulerType(own).value,
+                type(args).__name__,
+                self.spec,
+                SchedulerType(own).value,
+            )
         return kind
+
+
+def _chosen_schedule(args: TrainingArguments) -> SchedulerType | None:
+    """The schedule of ``args`` where it is not the default of their class."""
+    chosen = is_changed(args, "lr_scheduler_type")
+    return SchedulerType(args.lr_scheduler_type) if chosen else None
 
 
 def check_hf_name(spec: str) -> None:
@@ -193,9 +234,6 @@ def check_flattened(spec: str) -> None:
         )
 
 
-def _default(arguments: type[TrainingArguments], name: str) -> Any:
-    return next(f.default for f in fields(arguments) if f.name == name)
-
-
-def _is_changed(args: TrainingArguments, name: str) -> bool:
-    return getattr(args, name) != _default(type(args), name)
+def is_changed(args: TrainingArguments, name: str) -> bool:
+    """Whether a setting is surely somebody's choice: not the default of the arguments' class."""
+    return getattr(args, name) != next(f.default for f in fields(args) if f.name == name)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from optbench_llm.catalog import parse_spec
@@ -16,7 +16,6 @@ from optbench_llm.training.optim_args import frozen
 
 if TYPE_CHECKING:
     import torch
-    from transformers import Trainer
 
 #: transformers' learning rate where none is given; its optimizers declare none in the catalog.
 DEFAULT_LR = 5e-5
@@ -24,13 +23,19 @@ DEFAULT_LR = 5e-5
 
 @contextlib.contextmanager
 def hf_arguments(trainer: Trainer, choice: OptimizerChoice) -> Iterator[None]:
-    """Let the trainer's arguments name the optimizer the way transformers reads it."""
-    ours = trainer.args
-    trainer.args = _as_transformers_reads(ours, choice)
+    """Let the trainer's arguments name the optimizer the way transformers reads it.
+
+    It reads them itself, whatever a subclass makes of them.
+    """
+    ours: Any = trainer
+    args = trainer.args
+    trainer.args = _as_transformers_reads(args, choice)
+    ours.get_optimizer_cls_and_kwargs = Trainer.get_optimizer_cls_and_kwargs
     try:
         yield
     finally:
-        trainer.args = ours
+        trainer.args = args
+        del ours.get_optimizer_cls_and_kwargs
 
 
 def _as_transformers_reads(args: TrainingArguments, choice: OptimizerChoice) -> TrainingArguments:

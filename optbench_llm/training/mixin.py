@@ -5,23 +5,29 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from optbench_llm.create import create_optimizer, effective_hyperparameters
 from optbench_llm.engine import RuleOptimizer
 from optbench_llm.engine.checks import lacks_estimate
-from optbench_llm.programs import Replay, create_program, trained_positions
+from optbench_llm.programs import Replay, count_trained, create_program
 from optbench_llm.training.arguments import OptBenchArguments
 from optbench_llm.training.callback import OptBenchCallback
 from optbench_llm.training.checkpoints import check_whole
-from optbench_llm.training.choice import OptimizerChoice, check_flattened
+from optbench_llm.training.choice import Attached, OptimizerChoice, check_flattened
 from optbench_llm.training.hf_provider import check_taken, hf_arguments
+from optbench_llm.training.hooks import (
+    other_optimizer,
+    warn_of_changes,
+    warn_of_left_out,
+    warn_of_loaded,
+)
 from optbench_llm.training.optimizer_clock import unwrapped
 from optbench_llm.training.sharded import (
     check_saved,
@@ -52,32 +58,47 @@ class OptBenchMixin(_Trainer):
     """
 
     # Class attributes, since `attach` turns a finished trainer into one of these.
-    choice: OptimizerChoice | None = None
     effective_hyperparameters: list[dict[str, Any]] | None = None
+    _attached: Attached | None = None
+    _made: tuple[OptimizerChoice, torch.optim.Optimizer] | None = None
     _replay: Replay | None = None
     _saving = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         with checkpoints_of_sharded_state(args, kwargs):
             super().__init__(*args, **kwargs)
-        if isinstance(self.args, OptBenchArguments):
-            self.choose_optimizer(OptimizerChoice.from_arguments(self.args))
+        if (asked := self._asked()) is not None:
+            asked.validate_for(self)
+            warn_of_left_out(self, OptBenchMixin, asked)
         self.measure()
 
-    def choose_optimizer(self, choice: OptimizerChoice) -> None:
-        """Use this optimizer.
+    def choose_optimizer(self, attached: Attached) -> None:
+        """Use this optimizer, completed by the arguments, in the place of the one they name."""
+        self._attached = attached
+        warn_of_left_out(self, OptBenchMixin, OptimizerChoice.from_attach(self.args, attached))
 
-        Raises ValueError for a spec or hyperparameters that cannot be, and beside
-        ``optimizer_cls_and_kwargs``, which names another optimizer.
-        """
-        choice.validate_for(self)
-        self.choice = choice
+    @property
+    def choice(self) -> OptimizerChoice | None:
+        """The optimizer with its settings: as it was made, or before that as it is asked for."""
+        if self._made is not None and self.optimizer is not None:
+            return self._made[0]
+        return self._asked()
+
+    def _asked(self) -> OptimizerChoice | None:
+        """What is asked for by the arguments as they are now: a search changes them."""
+        if self._attached is not None:
+            return OptimizerChoice.from_attach(self.args, self._attached)
+        if isinstance(self.args, OptBenchArguments):
+            return OptimizerChoice.from_arguments(self.args)
+        return None
 
     def measure(self) -> None:
         """Add the measuring callback unless the trainer has one."""
         if not any(isinstance(c, OptBenchCallback) for c in self.callback_handler.callbacks):
             self.add_callback(OptBenchCallback())
         self.measurements.gets_every_loss = True
+        if not any(isinstance(c, _AtTrainBegin) for c in self.callback_handler.callbacks):
+            self.add_callback(_AtTrainBegin(self._look_at_optimizer))
 
     @property
     def measurements(self) -> OptBenchCallback:
@@ -88,42 +109,74 @@ class OptBenchMixin(_Trainer):
         raise ValueError("the trainer's OptBenchCallback was removed; its mixin needs it")
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Make the chosen optimizer over ``model`` (FSDP passes its own), once."""
-        if self.optimizer is None and self.choice is not None:
-            if self.is_deepspeed_enabled:
-                check_flattened(self.choice.spec)
-            if self.choice.provider == "hf":
-                with hf_arguments(self, self.choice):
-                    super().create_optimizer(model)
-                check_taken(self.optimizer, self.choice)
-            else:
-                target = self.model if model is None else model
-                assert target is not None
-                self.optimizer = create_optimizer(
-                    target,
-                    self.choice.spec,
-                    self.choice.lr,
-                    engine=self.choice.engine,
-                    **self.choice.hyperparameters,
-                )
-            self._log_optimizer(self.choice.spec, self.optimizer)
-            self._prepare_program(self.optimizer)
-        optimizer = super().create_optimizer(model)
+        """Make the chosen optimizer over ``model`` (FSDP passes its own), once.
+
+        Raises ValueError for settings that cannot be, also where the arguments were changed since
+        they were made.
+        """
+        asked = self._asked()
+        if asked is None:
+            # Many classes override this without an argument.
+            optimizer = super().create_optimizer(*(() if model is None else (model,)))
+        elif self.optimizer is None:
+            optimizer = self.optimizer = self._make(asked, model)
+            self._made = asked, optimizer
+            self._record_hyperparameters()
+        else:
+            optimizer = self.optimizer
+            if self._made is not None:
+                warn_of_changes(self._made[0], asked)
+        self._prepare_program(unwrapped(optimizer))
         check_saved(self.args, optimizer)
         return optimizer
 
-    def _log_optimizer(self, spec: str, optimizer: torch.optim.Optimizer) -> None:
+    def _make(self, choice: OptimizerChoice, model: nn.Module | None) -> torch.optim.Optimizer:
+        choice.validate(self.args)
+        if self.is_deepspeed_enabled:
+            check_flattened(choice.spec)
+        if choice.provider == "hf":
+            with hf_arguments(self, choice):
+                made = Trainer.create_optimizer(self, model)
+            check_taken(made, choice)
+            return made
+        target = self.model if model is None else model
+        assert target is not None
+        return create_optimizer(
+            target, choice.spec, choice.lr, engine=choice.engine, **choice.hyperparameters
+        )
+
+    def _record_hyperparameters(self) -> None:
+        choice = self.choice
+        assert choice is not None
+        assert self.optimizer is not None
+        optimizer = unwrapped(self.optimizer)
         self.effective_hyperparameters = effective_hyperparameters(optimizer)
         for index, (group, values) in enumerate(
             zip(optimizer.param_groups, self.effective_hyperparameters, strict=True)
         ):
             logger.info(
                 "optimizer %s, group %d of %d tensors: %s",
-                spec,
+                choice.spec,
                 index,
                 len(group["params"]),
                 ", ".join(f"{name}={value!r}" for name, value in values.items()),
             )
+
+    def _look_at_optimizer(self) -> None:
+        """Record what will step, now that a checkpoint may have been loaded.
+
+        Raises ValueError where that is not the optimizer that was chosen.
+        """
+        # DeepSpeed steps flattened copies, in groups of its own.
+        if self.choice is None or self.is_deepspeed_enabled:
+            return
+        optimizer = unwrapped(self.optimizer)
+        if self._made is None or unwrapped(self._made[1]) is not optimizer:
+            raise ValueError(other_optimizer(self, self.choice, optimizer))
+        before = self.effective_hyperparameters
+        if before != effective_hyperparameters(optimizer):
+            self._record_hyperparameters()
+            warn_of_loaded(self.choice, before or [], self.effective_hyperparameters or [])
 
     def _prepare_program(self, optimizer: torch.optim.Optimizer) -> None:
         if self._replay is not None:
@@ -143,12 +196,13 @@ class OptBenchMixin(_Trainer):
         """
         if isinstance(inner := unwrapped(self.optimizer), RuleOptimizer):
             inner.expected_steps = num_training_steps
+        given = (num_training_steps, *(() if optimizer is None else (optimizer,)))
         if self.choice is None or self.lr_scheduler is not None:
-            return super().create_scheduler(num_training_steps, optimizer)
+            return super().create_scheduler(*given)
         asked = self.args.lr_scheduler_type
         self.args.lr_scheduler_type = self.choice.scheduler_type(self.args)
         try:
-            return super().create_scheduler(num_training_steps, optimizer)
+            return super().create_scheduler(*given)
         finally:
             self.args.lr_scheduler_type = asked
 
@@ -165,8 +219,8 @@ class OptBenchMixin(_Trainer):
         else:
             replay = None
         # Read first: compute_loss may take entries out.
-        input_ids = inputs.get("input_ids")
-        tokens = trained_positions(self, inputs).sum() if "labels" in inputs else 0
+        input_ids = inputs.get("input_ids") if isinstance(inputs, Mapping) else None
+        tokens = count_trained(self, inputs)
         loss = super().training_step(model, inputs, num_items_in_batch)
         if replay is not None:
             replay.record_loss(loss)
@@ -220,7 +274,8 @@ class OptBenchMixin(_Trainer):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        check_whole(Path(resume_from_checkpoint))
+        scales_loss = self.accelerator.scaler is not None
+        check_whole(Path(resume_from_checkpoint), scales_loss=scales_loss)
         target = self.model if model is None else model
         if not load_sharded_weights(target, resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -247,6 +302,17 @@ class OptBenchMixin(_Trainer):
 
     def _move_to_evaluation_point(self) -> None:
         _switch(self.optimizer, "eval")
+
+
+class _AtTrainBegin(TrainerCallback):
+    """Calls a function once a run has its optimizer, its schedule and their loaded state."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Call it."""
+        self._call()
 
 
 def _switch(optimizer: Any, mode: str) -> None:

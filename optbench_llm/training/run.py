@@ -139,8 +139,8 @@ def _record(trainer: OptBenchTrainer, validation: object | None) -> RunRecord:
         losses=list(losses),
         eval_loss=eval_loss,
         initial_eval_loss=measured.initial_eval_loss,
-        # A group may be a companion's, with an lr of its own; the defaults hold the one asked for.
-        lr=optimizer.defaults.get("lr", hyperparameters[0]["lr"]),
+        # The companion's groups, with an lr of their own, come last.
+        lr=hyperparameters[0]["lr"],
         steps=trainer.state.global_step,
         tokens=measured.tokens,
         tokens_per_s=measured.tokens / steps_wall_s if steps_wall_s > 0 else None,
