@@ -10,15 +10,17 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 Modules = Mapping[str, nn.Module]
-#: Names by which models of torch, torchvision and timm call the layer that makes their output.
-HEAD_NAMES = ("lm_head", "head", "heads", "classifier", "score", "fc", "fc_out", "output")
+#: Names by which models call the layer that makes their output, where nothing else tells it.
+HEAD_NAMES = re.compile(r"(?:^|_)(?:heads?|classifier|score|fc|fc_out|output)$")
 #: What the names of parameters say that hold learned inputs: looked up, put in front, or added.
 TABLE_NAMES = re.compile(
     r"emb|token|query|latent|prompt|prefix|mask|bias|table|newline|probe|position|vector_bank"
     r"|(?:^|_)(?:cls|pos|ape|rpb)(?:_|$)"
 )
-#: Decay and skip of state-space models: of two dimensions, and yet a number for each channel.
-GAIN_NAMES = ("A_log", "D")
+#: Linear layers that read patches of pixels, or other numbers.
+INPUT_NAMES = re.compile(r"patch_embed[^.]*(?:\.[^.]+)?$|(?:^|\.)embed_[^.]+$")
+#: Scales of two dimensions: also the decay and the skip of state-space models.
+GAIN_NAMES = re.compile(r"scale|^A_log$|^D$")
 
 
 class Layer(NamedTuple):
@@ -35,11 +37,11 @@ def head_weights(modules: Modules) -> set[Tensor]:
     """The weights that make the model's output.
 
     - Output embeddings of every transformers model within, as it says itself.
-    - Layers behind the body of a transformers model (its ``base_model``; without one, what models
-      it is made of), or behind all transformers models within a module of another kind. Among
-      these, a layer whose outputs some later one of them takes is hidden.
+    - Layers outside the body of a transformers model (its ``base_model``; without one, behind what
+      models it is made of), or behind all transformers models within a module of another kind.
+      Among these, a layer whose outputs some later one of them takes is hidden.
     - The projections of a model that compares them (one that has a ``logit_scale``).
-    - In a model without any of transformers', layers by the names of :data:`HEAD_NAMES`.
+    - In a model without any of these, layers by the names of :data:`HEAD_NAMES`.
     """
     layers = list(_layers(modules))
     heads = [head for module in modules.values() for head in _output_embeddings(module)]
@@ -67,15 +69,26 @@ def _candidates(modules: Modules, layers: list[Layer]) -> Iterator[list[Layer]]:
 
     pretrained = {path: m for path, m in modules.items() if isinstance(m, PreTrainedModel)}
     for path, model in pretrained.items():
-        bodies = [p for p, m in modules.items() if m is model.base_model and p != path]
         inner = [p for p in pretrained if p != path and _within(p, path)]
-        if bodies or "For" in type(model).__name__:
-            yield _behind(modules, layers, path, [*bodies, *inner])
+        bodies = [p for p, m in modules.items() if m is model.base_model and p != path]
+        outside = [
+            x
+            for x in layers
+            if _within(x.path, path) and not any(_within(x.path, p) for p in (*bodies, *inner))
+        ]
+        if bodies:
+            yield outside
+        elif inner and "For" in type(model).__name__:
+            yield _behind(modules, outside, inner)
+        else:
+            own = [x for x in outside if x.path.rpartition(".")[0] == path]
+            yield [x for x in own if HEAD_NAMES.search(x.path.rpartition(".")[2])]
     if not pretrained:
         root = _unwrapped(modules)
-        yield [x for x in layers if _parts_below(x.path, root)[0] in HEAD_NAMES]
+        yield [x for x in layers if HEAD_NAMES.search(_below(x.path, root).partition(".")[0])]
     elif "" not in pretrained:
-        yield _behind(modules, layers, "", list(pretrained))
+        outside = [x for x in layers if not any(_within(x.path, p) for p in pretrained)]
+        yield _behind(modules, outside, list(pretrained))
 
 
 def _projections(modules: Modules, layers: list[Layer]) -> Iterator[Layer]:
@@ -86,26 +99,18 @@ def _projections(modules: Modules, layers: list[Layer]) -> Iterator[Layer]:
             yield layer
 
 
-def _behind(modules: Modules, layers: list[Layer], path: str, bodies: list[str]) -> list[Layer]:
-    """The layers of the model at ``path`` that are in none of its bodies, and after all of them."""
-    if not bodies:
-        return []
+def _behind(modules: Modules, layers: list[Layer], bodies: list[str]) -> list[Layer]:
+    """The layers that come after all bodies, and are no adapter of PEFT's."""
     places = list(modules)
     last = max(places.index(body) for body in bodies)
-    return [
-        x
-        for x in layers
-        if x.position > last
-        and _within(x.path, path)
-        and not any(_within(x.path, body) for body in bodies)
-        and not _is_adapter(x.path)
-    ]
+    return [x for x in layers if x.position > last and "prompt_encoder" not in x.path]
 
 
 def _last(layers: list[Layer]) -> Iterator[Layer]:
     """Those whose outputs none of the later ones takes."""
     for index, layer in enumerate(layers):
-        if not any(later.inputs == layer.outputs for later in layers[index + 1 :]):
+        taken = any(later.inputs == layer.outputs for later in layers[index + 1 :])
+        if layer.inputs and not taken:
             yield layer
 
 
@@ -117,18 +122,14 @@ def _unwrapped(modules: Modules) -> str:
     return root
 
 
-def _parts_below(path: str, root: str) -> list[str]:
-    return path[len(root) :].lstrip(".").split(".")
-
-
-def _is_adapter(path: str) -> bool:
-    """Whether a layer is one that PEFT puts beside a model's own."""
-    return "prompt_encoder" in path or "lora_" in path
+def _below(path: str, root: str) -> str:
+    return path[len(root) :].lstrip(".")
 
 
 def _layers(modules: Modules) -> Iterator[Layer]:
     for position, (path, module) in enumerate(modules.items()):
-        if any(p.ndim > 1 for p in module.parameters(recurse=False)):
+        # What LoRA puts beside a layer is none of the model's own.
+        if "lora_" not in path and any(p.ndim > 1 for p in module.parameters(recurse=False)):
             inputs, outputs = _width(module)
             if outputs:
                 yield Layer(path, module, position, inputs, outputs)
@@ -155,18 +156,22 @@ def _within(path: str, outer: str) -> bool:
 def input_weights(modules: Modules) -> set[Tensor]:
     """Weights of the layers that read pixels, sound or other numbers, not another layer.
 
-    Those are convolutions with fewer input channels than any layer before them puts out (the first
-    of a network, and the first of each of several towers), and linear layers over patches.
+    Those are convolutions over channels with fewer inputs than any layer before them puts out (the
+    first of a network, and the first of each of several towers), and linear layers that by their
+    names embed patches or numbers.
     """
     found: set[Tensor] = set()
     fewest: int | None = None
     for layer in _layers(modules):
-        if isinstance(layer.module, _ConvNd):
-            reads = not layer.module.transposed and (fewest is None or layer.inputs < fewest)
+        module: Any = layer.module
+        if isinstance(module, _ConvNd):
+            by_channel = 1 < module.groups == module.in_channels
+            first = fewest is None or layer.inputs < fewest
+            reads = first and not by_channel and not module.transposed
         else:
-            reads = bool(layer.inputs) and "patch_embed" in ".".join(layer.path.split(".")[-2:])
+            reads = layer.inputs > 0 and INPUT_NAMES.search(layer.path) is not None
         if reads:
-            found |= set(layer.module.parameters(recurse=False))
+            found |= set(module.parameters(recurse=False))
         fewest = layer.outputs if fewest is None else min(fewest, layer.outputs)
     return found
 
@@ -185,7 +190,7 @@ def is_table(module: nn.Module, name: str, p: Tensor) -> bool:
 
 def is_gain(module: nn.Module, name: str, p: Tensor) -> bool:
     """Whether a bare parameter scales: a vector, written with dimensions of size 1 or not."""
-    return _is_bare(module) and (name in GAIN_NAMES or p.numel() == max(p.shape))
+    return _is_bare(module) and (GAIN_NAMES.search(name) is not None or p.numel() == max(p.shape))
 
 
 def _is_bare(module: nn.Module) -> bool:

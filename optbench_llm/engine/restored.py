@@ -53,8 +53,7 @@ def warn_of_other_settings(
     changes: dict[str, list[int]] = {}
     for index, (group, other) in enumerate(zip(groups, saved, strict=True)):
         pairs = {n: (group[n], other[n]) for n in names_of(group) if n in group and n in other}
-        if "lr" in pairs:
-            del pairs["lr"]
+        pairs.pop("lr", None)
         if "initial_lr" in other:
             pairs["lr"] = group.get("initial_lr", group["lr"]), other["initial_lr"]
         for name, (own, loaded) in pairs.items():
