@@ -158,11 +158,12 @@ def input_weights(modules: Modules) -> set[Tensor]:
 
     Those are convolutions over channels with fewer inputs than any layer before them puts out (the
     first of a network, and the first of each of several towers), and linear layers that by their
-    names embed patches or numbers.
+    names embed patches or numbers. A layer without others is none of them.
     """
     found: set[Tensor] = set()
     fewest: int | None = None
-    for layer in _layers(modules):
+    layers = list(_layers(modules))
+    for layer in layers if len(layers) > 1 else []:
         module: Any = layer.module
         if isinstance(module, _ConvNd):
             by_channel = 1 < module.groups == module.in_channels
