@@ -375,6 +375,10 @@ TABLE: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
     "wrapped head": (lambda: Wrapper(llama()), {"embed_tokens": "embedding", "lm_head": "head"}),
     "plain": (lambda: plain("head"), {"first": "embedding", "second": "matrix", "head": "head"}),
     "plain wrapped": (lambda: Wrapper(plain("fc")), {"first": "embedding", "fc": "head"}),
+    "by channel": (
+        lambda: nn.Sequential(nn.Linear(4, 16), nn.Conv1d(8, 8, 3, groups=8)),
+        {"1": "matrix"},
+    ),
     "alone": (lambda: nn.Conv2d(3, 8, 3), {"weight": "matrix"}),
     "plain unknown": (lambda: plain("last"), {"first": "embedding", "last": "matrix"}),
 }
