@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
 
+from optbench_llm.roles import head_weights, input_weights, is_gain, is_table
+
 if TYPE_CHECKING:
     from optbench_llm.rules.rule import Rule
 
@@ -51,26 +53,40 @@ def param_groups(
     *,
     mark_embeddings: bool = False,
 ) -> list[dict[str, Any]]:
-    """Trainable parameters in groups of equal keys: those that decay, then those that do not.
+    """Trainable parameters in groups: those that decay, then those that do not.
 
     Biases, norms and other vectors do not decay. Tied weights appear once. ``weight_decay`` None
-    leaves the optimizer's own default to the decaying groups. What else ``rule`` must know of the
-    layout stands in the groups as plain values:
+    leaves the optimizer's own default to the decaying groups. Which groups there are depends on the
+    model, the rule and ``mark_embeddings`` alone, never on the value of a hyperparameter, so that a
+    run may go on with another weight decay, 0 too. What else ``rule`` must know of the layout
+    stands in the groups as plain values:
 
     - ``conv1d``: weights stored (in, out), transformers' Conv1D among them, for rules that look at
       output channels or layouts.
-    - ``role``, for rules by layout: ``embedding`` (of positions too), ``head`` (tied ones too),
-      ``norm``, ``bias``, ``query``, ``key``, ``value``, ``matrix`` (every other weight of two
-      dimensions and more), ``vector``. LoRA's matrices are ``matrix``, whatever they adapt.
+    - ``role``, for rules by layout: ``embedding``, ``head`` (tied ones too), ``norm``, ``bias``,
+      ``query``, ``key``, ``value``, ``matrix`` (every other weight of two dimensions and more),
+      ``vector``. See below.
     - ``parts``, for rules by layout: (role, rows, attention heads) of each part of an (out, in)
       matrix, cut by rows. Several for a fused query-key-value or gate-and-up weight, whose own role
       is ``matrix``, and for its bias; one for a projection that has heads.
-    - ``stacked``, for rules by layout: experts' matrices in one tensor (experts, out, in).
+    - ``stacked``, for rules by layout: matrices in one tensor (experts, out, in).
 
     ``mark_embeddings`` puts the weights of embeddings, tied ones too, in groups with ``embeds``.
 
     Roles that a rule leaves to its companion have groups of their own; those that decay do so by
     the companion's weight decay, whatever ``weight_decay`` is.
+
+    An ``embedding`` is a table of vectors: nn.Embedding, and positions, tokens, queries and prompts
+    that a model, or PEFT, has as bare parameters. So is the layer that reads pixels or sound, as
+    Muon's authors have it: all convolutions are hidden, flattened to (out, rest), but the first.
+    Rules that step embeddings themselves get that one as a ``matrix`` (it is its own part), since
+    its input is no choice of rows. A ``head`` is what makes the output, such as the last layer
+    behind the body of a transformers model: of language models, classifiers of sequences, tokens or
+    images, spans, rewards, values. In a model that has no part of transformers' it is what bears a
+    head's name (``roles.HEAD_NAMES``) right in the model; for other names hand over groups with a
+    ``role``. Poolers, and layers within a head but its last, are hidden matrices; so are LoRA's,
+    whatever they adapt, but the one that is looked up by token. Vectors are scales too that are
+    written with more dimensions, of size 1.
 
     Fused weights that interleave query, key and value head by head (``query_key_value`` of
     GPT-NeoX, Bloom and Falcon, ``c_attn`` of GPTBigCode without multi-query, ``qkv_proj`` of
@@ -80,10 +96,16 @@ def param_groups(
     """
     groups: dict[Any, dict[str, Any]] = {}
     for p, layout in _trainable(model):
-        keys = _keys(layout, weight_decay, rule)
+        keys = _keys(layout, rule)
         if mark_embeddings and layout.embeds:
             keys["embeds"] = True
-        groups.setdefault(tuple(keys.items()), {"params": [], **keys})["params"].append(p)
+        decays = layout.role not in UNDECAYED
+        group = groups.setdefault((not decays, *keys.items()), {"params": [], **keys})
+        group["params"].append(p)
+        if not decays:
+            group["weight_decay"] = 0.0
+        elif weight_decay is not None and not _is_left_to_companion(layout, rule):
+            group["weight_decay"] = weight_decay
     if not groups:
         raise ValueError(f"{type(model).__name__} has no trainable parameters")
     found = {group.get("role") for group in groups.values()}
@@ -93,17 +115,16 @@ def param_groups(
             f" {', '.join(sorted(rule.roles))} and found {', '.join(sorted(map(str, found)))};"
             " use an optimizer for any parameter, such as adamw"
         )
-    return sorted(groups.values(), key=lambda group: group.get("weight_decay") == 0.0)
+    return [groups[key] for key in sorted(groups, key=lambda key: key[0])]
 
 
-def _keys(layout: Layout, weight_decay: float | None, rule: type[Rule] | None) -> dict[str, Any]:
-    """The keys of the group that a parameter belongs to."""
+def _is_left_to_companion(layout: Layout, rule: type[Rule] | None) -> bool:
+    return rule is not None and rule.companion is not None and layout.role not in rule.roles
+
+
+def _keys(layout: Layout, rule: type[Rule] | None) -> dict[str, Any]:
+    """What a group says of the layout of its parameters."""
     keys: dict[str, Any] = {}
-    foreign = rule is not None and rule.companion is not None and layout.role not in rule.roles
-    if layout.role in UNDECAYED:
-        keys["weight_decay"] = 0.0
-    elif weight_decay is not None and not foreign:
-        keys["weight_decay"] = weight_decay
     if layout.conv1d and rule is not None and (rule.by_channel or rule.by_layout):
         keys["conv1d"] = True
     if rule is not None and rule.by_layout:
@@ -115,23 +136,17 @@ def _keys(layout: Layout, weight_decay: float | None, rule: type[Rule] | None) -
 
 def _trainable(model: nn.Module) -> Iterator[tuple[Tensor, Layout]]:
     modules = dict(model.named_modules())
-    heads = _output_embeddings(model)
+    heads, inputs = head_weights(modules), input_weights(modules)
     seen = set()
     for prefix, module in modules.items():
         for name, p in module.named_parameters(recurse=False):
             if p.requires_grad and p not in seen:
                 seen.add(p)
-                yield p, _layout(modules, prefix, f"{prefix}.{name}", p, p in heads)
-
-
-def _output_embeddings(model: nn.Module) -> set[Tensor]:
-    get = getattr(model, "get_output_embeddings", None)
-    head = get() if get is not None else None
-    return set(head.parameters()) if head is not None else set()
+                yield p, _layout(modules, prefix, name, p, p in heads, p in inputs)
 
 
 def _layout(
-    modules: dict[str, nn.Module], prefix: str, name: str, p: Tensor, is_head: bool
+    modules: dict[str, nn.Module], prefix: str, name: str, p: Tensor, is_head: bool, is_input: bool
 ) -> Layout:
     """What the parameter ``name`` of the module at ``prefix`` is."""
     from transformers.pytorch_utils import Conv1D
@@ -145,16 +160,34 @@ def _layout(
         return Layout("norm")
     if p.ndim < 2:
         return Layout("vector")
-    if "lora_" in name:
-        return Layout("matrix")
+    if isinstance(module, (nn.ParameterDict, nn.ParameterList)):
+        # Its own names are those of adapters, or numbers.
+        name = prefix.rpartition(".")[2]
+    if "lora_" in f"{prefix}.{name}":
+        return _lora(module, name, p)
     if p.ndim == 3 and hasattr(module, "is_transposed"):
         return _experts(module, name, p)
-    embeds = isinstance(module, nn.Embedding)
-    if is_head or embeds:
-        return Layout("head" if is_head else "embedding", embeds=embeds)
+    table = is_table(module, name, p)
+    if is_head or table:
+        # A first dimension for the batch: the table is the rest.
+        batch = table and p.ndim == 3 and p.shape[0] == 1
+        return Layout("head" if is_head else "embedding", stacked=batch, embeds=table)
+    if is_input:
+        return Layout("embedding", parts=(("matrix", p.shape[0], 0),))
+    if is_gain(module, name, p):
+        return Layout("vector")
     conv1d = isinstance(module, Conv1D)
     role, parts = _role_and_parts(modules, prefix, p.shape[-1 if conv1d else 0])
     return Layout(role, conv1d, parts)
+
+
+def _lora(module: nn.Module, name: str, p: Tensor) -> Layout:
+    """Layout of what LoRA and its kin put beside a weight."""
+    if name == "lora_embedding_A":
+        # Stored (rank, tokens).
+        return Layout("embedding", conv1d=True, embeds=True)
+    scales = not name.startswith("lora_embedding") and is_gain(module, name, p)
+    return Layout("vector" if scales else "matrix")
 
 
 def _experts(module: Any, name: str, p: Tensor) -> Layout:
@@ -219,5 +252,14 @@ def _head_counts(modules: dict[str, nn.Module], path: str) -> tuple[int, int]:
 
 
 def _first_count(sources: tuple[Any, ...], names: tuple[str, ...]) -> int:
-    found = (getattr(source, name, None) for source in sources for name in names)
-    return next((count for count in found if isinstance(count, int)), 0)
+    found = (_count(source, name) for source in sources for name in names)
+    return next((count for count in found if count is not None), 0)
+
+
+def _count(source: Any, name: str) -> int | None:
+    try:
+        count = getattr(source, name, None)
+    except RuntimeError:
+        # How transformers' configs answer for what differs from layer to layer.
+        return None
+    return count if isinstance(count, int) else None

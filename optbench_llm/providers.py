@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import inspect
 import re
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from optbench_llm.catalog import Spec, parse_spec
+from optbench_llm.engine.restored import warn_of_other_settings
 from optbench_llm.engine.sharding import has_parts
 from optbench_llm.params import param_groups
 from optbench_llm.rules.hyperparameters import FRACTION, RANGES, Interval
@@ -147,7 +149,20 @@ def make_foreign(
             f"optimizer {spec.canonical!r} is bitsandbytes' own, which steps no sharded parameters"
             " (FSDP2); use a rule of ours with its state in 8 bits, such as lion@int8, or DDP"
         )
+    optimizer.register_load_state_dict_pre_hook(
+        functools.partial(_warn_before_loading, spec.canonical)
+    )
     return optimizer
+
+
+def _warn_before_loading(
+    spec: str, optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]
+) -> None:
+    """Tell what a state brings along; whether it fits is for the optimizer to say."""
+    groups, saved = optimizer.param_groups, state_dict["param_groups"]
+    if len(groups) == len(saved):
+        names = _accepted(type(optimizer))
+        warn_of_other_settings(spec, groups, saved, lambda group: names)
 
 
 class _ByRole(Rule):

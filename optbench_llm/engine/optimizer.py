@@ -23,6 +23,7 @@ from optbench_llm.engine.phases import arithmetic_dtype
 from optbench_llm.engine.pieces import EagerPhases
 from optbench_llm.engine.repeat import Repeat
 from optbench_llm.engine.resharding import TRAIN_POINT, Layout, joined, own_part
+from optbench_llm.engine.restored import check_groups, warn_of_other_settings
 from optbench_llm.engine.sharding import Owned, Place, Spread, local
 from optbench_llm.engine.state import bytes_of, stored_slots
 from optbench_llm.engine.stepping import Runner, take_step
@@ -342,8 +343,9 @@ class RuleOptimizer(torch.optim.Optimizer):
         """Restore a state bit for bit; torch's own method casts state to the parameter's dtype.
 
         Of sharded parameters each process keeps what it steps. Nothing has changed after an error.
+        Hyperparameters are those of the state from then on, with a warning where others were given.
 
-        Raises ValueError for the state of another optimizer, storage or model.
+        Raises ValueError for the state of another optimizer, storage or model, or of other groups.
         """
         for group in state_dict["param_groups"]:
             if group.get("spec") != self.spec:
@@ -351,16 +353,18 @@ class RuleOptimizer(torch.optim.Optimizer):
                 raise ValueError(f"this is the state of {found}, the optimizer is {self.spec!r}")
         saved = [index for group in state_dict["param_groups"] for index in group["params"]]
         own = [p for group in self.param_groups for p in group["params"]]
-        if len(saved) != len(own):
-            raise ValueError(
-                f"this is the state of {len(saved)} parameters, optimizer {self.spec!r} has"
-                f" {len(own)}"
-            )
+        check_groups(self.spec, self.param_groups, state_dict["param_groups"])
         found = {
             p: own_part(layout, state_dict["state"][index], local(p.detach()), f"parameter {index}")
             for index, p, layout in zip(saved, own, self._layouts(), strict=True)
             if index in state_dict["state"]
         }
+        warn_of_other_settings(
+            self.spec,
+            self.param_groups,
+            state_dict["param_groups"],
+            lambda group: self.rule_for(group).settings(),
+        )
         super().load_state_dict({**state_dict, "state": {}})
         self.state.update(found)
         self._forget_memory()
