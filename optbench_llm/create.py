@@ -8,14 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from optbench_llm.catalog import Spec, parse_spec
 from optbench_llm.engine import RuleOptimizer
 from optbench_llm.engine.compiler import check_engine
 from optbench_llm.params import param_groups
 from optbench_llm.providers import check_arguments, check_values, make_foreign, provider_class
-from optbench_llm.rules.hyperparameters import check_hyperparameters
+from optbench_llm.rules.hyperparameters import check_hyperparameters, plain
 
 
 def create_optimizer(
@@ -48,7 +48,7 @@ def create_optimizer(
     if foreign is None:
         assert parsed.info is not None
         rule = parsed.info.rule_class()
-        caution = rule.caution(SimpleNamespace(**settings))
+        caution = rule.caution(SimpleNamespace(**{k: plain(v) for k, v in settings.items()}))
         if caution:
             warnings.warn(f"optimizer {spec!r}: {caution}")
         params: Any = model_or_params
@@ -96,7 +96,9 @@ def effective_hyperparameters(optimizer: torch.optim.Optimizer) -> list[dict[str
     return [
         {
             "elements": sum(p.numel() for p in group["params"]),
-            **{name: _plain(value) for name, value in group.items() if name not in _NOT_SETTINGS},
+            **{
+                name: _recorded(value) for name, value in group.items() if name not in _NOT_SETTINGS
+            },
         }
         for group in optimizer.param_groups
     ]
@@ -105,10 +107,8 @@ def effective_hyperparameters(optimizer: torch.optim.Optimizer) -> list[dict[str
 _NOT_SETTINGS = ("params", "param_names", "spec", "observations", "step")
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.item()
-    return str(value) if isinstance(value, torch.dtype) else value
+def _recorded(value: Any) -> Any:
+    return str(value) if isinstance(value, torch.dtype) else plain(value)
 
 
 def _provider(spec: Spec) -> tuple[str, str] | None:
