@@ -198,7 +198,7 @@ def test_a_refused_checkpoint_leaves_all_as_it_was() -> None:
     p, optimizer = stepped_adamw()
     before = copy.deepcopy(optimizer.state_dict())
     groups = [*before["param_groups"], {**before["param_groups"][0], "params": []}]
-    with pytest.raises(ValueError, match="different number of parameter groups, 2, .* 1"):
+    with pytest.raises(ValueError, match=r"different number of parameter groups, 2, .* 1"):
         optimizer.load_state_dict({**before, "param_groups": groups})
     assert same(optimizer.state_dict(), before)
     optimizer.load_state_dict(before)
