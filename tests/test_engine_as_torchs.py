@@ -18,7 +18,6 @@ from torch.optim import lr_scheduler
 
 import optbench_llm as ob
 from optbench_llm.create import effective_hyperparameters
-from optbench_llm.engine import RuleOptimizer
 
 BY_LAYOUT = [name for name in CASES if ob.optimizer_info(name).rule_class().by_layout]
 
@@ -268,21 +267,21 @@ def test_flags_of_torchs_own_are_refused_by_name(flag: str) -> None:
         adamw(**{flag: True})
 
 
-def test_a_closure_is_called_with_gradients_and_its_loss_comes_back() -> None:
-    """Also by the step that makes state alone."""
+@pytest.mark.parametrize("lr", [0.0, 0.1])
+def test_a_closure_is_called_with_gradients_and_its_loss_comes_back(lr: float) -> None:
+    """At an lr of 0 as well, and where gradients are switched off around the step."""
     p = nn.Parameter(torch.ones(3))
-    for lr in (0.0, 0.1):
-        optimizer = ob.create_optimizer([p], "adamw", lr=lr)
+    optimizer = ob.create_optimizer([p], "adamw", lr=lr)
 
-        def closure() -> torch.Tensor:
-            optimizer.zero_grad()
-            loss = (p * p).sum()
-            loss.backward()
-            return loss
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = (p * p).sum()
+        loss.backward()
+        return loss
 
-        with torch.no_grad():
-            assert optimizer.step(closure) == 3.0
-        assert isinstance(optimizer, RuleOptimizer)
+    with torch.no_grad():
+        assert optimizer.step(closure) == 3.0
+    assert optimizer.state[p]["step"] == 1
 
 
 def test_a_grad_scaler_skips_what_overflowed() -> None:
