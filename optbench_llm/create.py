@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from optbench_llm.catalog import Spec, parse_spec
 from optbench_llm.engine import RuleOptimizer
@@ -21,7 +21,7 @@ from optbench_llm.providers import (
     provider_class,
     provider_defaults,
 )
-from optbench_llm.rules.hyperparameters import check_hyperparameters
+from optbench_llm.rules.hyperparameters import check_hyperparameters, plain
 
 
 def create_optimizer(
@@ -54,7 +54,7 @@ def create_optimizer(
     if foreign is None:
         assert parsed.info is not None
         rule = parsed.info.rule_class()
-        caution = rule.caution(SimpleNamespace(**settings))
+        caution = rule.caution(SimpleNamespace(**{k: plain(v) for k, v in settings.items()}))
         if caution:
             warnings.warn(f"optimizer {spec!r}: {caution}")
         params: Any = model_or_params
@@ -144,7 +144,7 @@ def effective_hyperparameters(optimizer: torch.optim.Optimizer) -> list[dict[str
         {
             "elements": sum(p.numel() for p in group["params"]),
             **{
-                name: _plain(group.get("initial_lr", value) if name == "lr" else value)
+                name: _recorded(group.get("initial_lr", value) if name == "lr" else value)
                 for name, value in group.items()
                 if name not in _NOT_SETTINGS
             },
@@ -156,10 +156,8 @@ def effective_hyperparameters(optimizer: torch.optim.Optimizer) -> list[dict[str
 _NOT_SETTINGS = ("params", "param_names", "initial_lr", "spec", "observations", "step")
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.item()
-    return str(value) if isinstance(value, torch.dtype) else value
+def _recorded(value: Any) -> Any:
+    return str(value) if isinstance(value, torch.dtype) else plain(value)
 
 
 def _provider(spec: Spec) -> tuple[str, str] | None:

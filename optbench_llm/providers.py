@@ -17,7 +17,7 @@ from optbench_llm.catalog import Spec, parse_spec
 from optbench_llm.engine.restored import warn_of_other_settings
 from optbench_llm.engine.sharding import has_parts
 from optbench_llm.params import param_groups
-from optbench_llm.rules.hyperparameters import FRACTION, RANGES, Interval
+from optbench_llm.rules.hyperparameters import FRACTION, RANGES, Interval, plain
 from optbench_llm.rules.rule import LAYOUT_KEYS, MATRIX_ROLES, Rule
 
 MODULES = {
@@ -106,8 +106,8 @@ def check_values(spec: str, given: Mapping[str, Any]) -> None:
     """Raise ValueError for a number out of the range of its name; any count of betas will do."""
     for name, value in given.items():
         allowed = FRACTION if name == "betas" else RANGES.get(name)
-        values = value if isinstance(value, (list, tuple)) else (value,)
-        for number in values:
+        values = plain(value)
+        for number in values if isinstance(values, tuple) else (values,):
             if not isinstance(allowed, Interval) or not isinstance(number, (int, float)):
                 continue
             if not allowed.accepts(number):

@@ -141,8 +141,10 @@ def random_values(shape: Sequence[int], *seed: int) -> Tensor:
     number = 0
     for part in seed:
         number = (number * 1009 + part) % 2**31
-    generator = torch.Generator().manual_seed(number)
-    return torch.randn(tuple(shape), generator=generator).double()
+    generator = torch.Generator("cpu").manual_seed(number)
+    return torch.randn(
+        tuple(shape), generator=generator, dtype=torch.float32, device="cpu"
+    ).double()
 
 
 def _parameters(shapes: Sequence[Shape], dtype: torch.dtype) -> list[nn.Parameter]:

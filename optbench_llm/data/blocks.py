@@ -79,12 +79,12 @@ class Collator:
         length = -(-longest // MULTIPLE) * MULTIPLE
         fill = {"input_ids": self.pad_id, "labels": IGNORED, "attention_mask": 0}
         batch = {
-            name: torch.full((len(items), length), value, dtype=torch.long)
+            name: torch.full((len(items), length), value, dtype=torch.long, device="cpu")
             for name, value in fill.items()
         }
         for row, item in enumerate(items):
             for name, padded in batch.items():
-                values = torch.as_tensor(item[name], dtype=torch.long)
+                values = torch.as_tensor(item[name], dtype=torch.long, device="cpu")
                 padded[row, : len(values)] = values
         return batch
 

@@ -11,7 +11,14 @@ from torch import Tensor
 from optbench_llm.engine.bound import BoundUnit
 from optbench_llm.engine.phases import Phases, arithmetic_dtype
 from optbench_llm.engine.scalars import settings_of, settings_of_unit
-from optbench_llm.engine.state import check_slots, make_missing_slots, rounding_of, slots_of
+from optbench_llm.engine.state import (
+    bytes_of,
+    check_slots,
+    forget_initial,
+    make_missing_slots,
+    rounding_of,
+    slots_of,
+)
 from optbench_llm.engine.storage import storage_for
 from optbench_llm.engine.units import Unit, units_of
 from optbench_llm.rules.rule import Rule, Slot
@@ -82,16 +89,21 @@ class Bindings:
         rule: type[Rule],
         h: Any,
         g: Tensor,
+        *,
+        first: bool = False,
     ) -> BoundUnit:
         """A unit at a place, by its number; slots that the state lacks begin now.
 
-        ``h`` are the unit's settings, ``g`` its gradient. Raises ValueError where the state is that
-        of a parameter of another shape.
+        ``h`` are the unit's settings, ``g`` its gradient. Before the ``first`` step slots with an
+        initial value begin even if they are there: parameter and gradient may be others since.
+        Raises ValueError where the state is that of a parameter of another shape.
         """
         known = self._places[place]
         unit, bound = known.units[number], known.bounds.get(number)
         view = unit.view(known.p.detach()) if bound is None else bound.p
         slots = slots_of(rule, view, h)
+        if first:
+            forget_initial(state, slots, unit.suffix)
         if (
             bound is not None
             and bound.slots == slots
@@ -121,6 +133,15 @@ class Bindings:
             slots = slots_of(rule, view, h)
             own = view.numel() if len(units) > 1 else elements
             yield Plan(unit, view, h, slots, self.phases(rule, view, slots, h, own))
+
+    def planned_bytes(self, rule: type[Rule], p: Tensor, group: dict[str, Any]) -> int:
+        """Bytes of all that a parameter's state will hold."""
+        slots = sum(
+            bytes_of(storage, slot.shape_for(tuple(plan.view.shape)))
+            for plan in self.plans(rule, p, group, p.numel())
+            for slot, storage in zip(plan.slots, plan.phases.storages, strict=True)
+        )
+        return slots + 4 * p.numel() * len(rule.kept_by_program)
 
     def phases(
         self, rule: type[Rule], view: Tensor, slots: tuple[Slot, ...], h: Any, elements: int

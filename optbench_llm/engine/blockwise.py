@@ -25,7 +25,7 @@ ONE = 0x3F800000
 def _offset(largest: int) -> tuple[int, float]:
     """The number so many codes below 1, as bits and as a float."""
     bits = ONE - (largest << CUT_BITS)
-    return bits, torch.tensor(bits, dtype=torch.int32).view(torch.float32).item()
+    return bits, torch.tensor(bits, dtype=torch.int32, device="cpu").view(torch.float32).item()
 
 
 SIGNED_BITS, SIGNED = _offset(127)

@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from optbench_llm.rules.rule import MATRIX_ROLES, ROLES, Rule
 
 
-def check_layout(optimizer: str, rule: type[Rule], group: dict[str, Any]) -> None:
-    """Raise ValueError unless a group says what its parameters are, and they can be that.
-
-    ``rule`` is the one that steps this group.
-    """
+def check_role(optimizer: str, group: dict[str, Any]) -> None:
+    """Raise ValueError unless a group says what its parameters are."""
     if "role" not in group:
         raise ValueError(
             f"optimizer {optimizer!r} must know what each parameter is: pass the model, or"
@@ -27,8 +23,15 @@ def check_layout(optimizer: str, rule: type[Rule], group: dict[str, Any]) -> Non
             f"optimizer {optimizer!r}: a group has the role {role!r}, expected one of"
             f" {', '.join(sorted(ROLES))}"
         )
-    params = group["params"]
-    for p in [params] if isinstance(params, Tensor) else params:
+
+
+def check_shapes(optimizer: str, rule: type[Rule], group: dict[str, Any]) -> None:
+    """Raise ValueError unless a group's parameters can be what it says.
+
+    ``rule`` is the one that steps this group.
+    """
+    role = group["role"]
+    for p in group["params"]:
         shape = tuple(p.shape)
         if role in MATRIX_ROLES and p.ndim < 2:
             raise ValueError(

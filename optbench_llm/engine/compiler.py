@@ -60,7 +60,7 @@ def _probe(x: Tensor) -> tuple[Tensor]:
 def compiler_failure(device: torch.device) -> str | None:
     """Why a function of one line cannot be compiled for this device; None where it can."""
     try:
-        x = torch.ones(8, device=device)
+        x = torch.ones(8, dtype=torch.float32, device=device)
         compile_graph(_probe, [Layout.of(x)])([x])
     except (RuntimeError, OSError, ImportError) as error:
         lines = str(error).strip().splitlines()

@@ -14,27 +14,26 @@ from torch import Tensor
 from optbench_llm.engine.bindings import Bindings
 from optbench_llm.engine.bound import Work
 from optbench_llm.engine.bundles import Bundles
-from optbench_llm.engine.checks import check_gradients, check_layout, check_ready
+from optbench_llm.engine.checks import check_gradients, check_ready, check_role, check_shapes
 from optbench_llm.engine.compiled import CompiledPhases
 from optbench_llm.engine.compiler import check_engine, choose_engine
 from optbench_llm.engine.division import Division
 from optbench_llm.engine.finite import check_finite
+from optbench_llm.engine.groups import completed
+from optbench_llm.engine.loading import asks_for_state, check_origin, group_in_numbers, own_state
 from optbench_llm.engine.phases import arithmetic_dtype
 from optbench_llm.engine.pieces import EagerPhases
 from optbench_llm.engine.repeat import Repeat
-from optbench_llm.engine.resharding import TRAIN_POINT, Layout, joined, own_part
-from optbench_llm.engine.restored import check_groups, warn_of_other_settings
+from optbench_llm.engine.resharding import TRAIN_POINT, Layout, joined
+from optbench_llm.engine.restored import warn_of_other_settings
 from optbench_llm.engine.sharding import Owned, Place, Spread, local
-from optbench_llm.engine.state import bytes_of, stored_slots
+from optbench_llm.engine.state import stored_slots
 from optbench_llm.engine.stepping import Runner, take_step
 from optbench_llm.engine.storage import check_storage
 from optbench_llm.engine.works import Held, WorkMaker
 from optbench_llm.rules.hyperparameters import check_hyperparameters
-from optbench_llm.rules.rule import COMPANION, LAYOUT_KEYS, Rule, Scope
+from optbench_llm.rules.rule import COMPANION, Rule, Scope
 
-#: What a parameter group may carry besides the rule's hyperparameters: torch's, what is known of
-#: its weights, and what the engine keeps there.
-GROUP_KEYS = ("params", "param_names", "initial_lr", "spec", "observations", "step", *LAYOUT_KEYS)
 EAGER = EagerPhases()
 logger = logging.getLogger(__name__)
 
@@ -109,24 +108,25 @@ class RuleOptimizer(torch.optim.Optimizer):
         """Add a group; its hyperparameters are checked as the constructor's are.
 
         Raises ValueError for a group without a known ``role`` where the rule must know it, and for
-        parameters that are no matrices there.
+        parameters that are no matrices there; TypeError for what is no group or no tensor.
         """
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
         rule = self.rule_for(param_group)
         if self.rule.by_layout:
-            check_layout(self.spec, rule, param_group)
+            check_role(self.spec, param_group)
         prefix = "" if rule is self.rule else COMPANION
         own = {name: self.defaults[prefix + name] for name in rule.settings()}
-        kept = (*GROUP_KEYS, *(rule.carry if rule.scope is Scope.MODEL else ()))
-        given = {k: v for k, v in param_group.items() if k not in kept}
-        checked = check_hyperparameters(self.spec, {**own, **given}, rule)
-        about = {k: v for k, v in param_group.items() if k in kept}
-        super().add_param_group({**about, **checked, "spec": self.spec})
+        first = self.param_groups[0] if self.param_groups else {}
+        super().add_param_group(completed(param_group, self.spec, rule, own, first))
         for name in self.defaults.keys() - rule.defaults.keys():
             del self.param_groups[-1][name]
-        if rule.scope is Scope.MODEL:
-            start = self.param_groups[0] if len(self.param_groups) > 1 else {**rule.carry}
-            for name, value in {**rule.carry, "step": 0}.items():
-                self.param_groups[-1].setdefault(name, start.get(name, value))
+        if self.rule.by_layout:
+            try:
+                check_shapes(self.spec, rule, self.param_groups[-1])
+            except ValueError:
+                del self.param_groups[-1]
+                raise
 
     def rule_for(self, group: dict[str, Any]) -> type[Rule]:
         """The rule that steps a group: ours, or its companion."""
@@ -152,7 +152,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _chosen_engine(self) -> tuple[str, str]:
         if self._engine is None:
-            params = [p for group in self.param_groups for p in group["params"]]
+            params = self._every_param()
             self._engine = choose_engine(self._asked_engine, params, self.expected_steps)
             logger.info("optimizer %s runs %s: %s", self.spec, *self._engine)
         return self._engine
@@ -166,8 +166,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         """Bytes of the slots; what evaluation mode puts aside is not counted."""
         return sum(
             value.numel() * value.element_size()
-            for state in self.state.values()
-            for name, value in state.items()
+            for p in dict.fromkeys(self._every_param())
+            for name, value in self.state.get(p, {}).items()
             if _is_tensor(value) and name != TRAIN_POINT
         )
 
@@ -184,32 +184,40 @@ class RuleOptimizer(torch.optim.Optimizer):
 
         Nothing is allocated: parameters may be on the meta device.
         """
-        known: dict[Any, int] = {}
-        total = 0
-        for group in self.param_groups:
-            rule = self.rule_for(group)
-            for p in filter(Tensor.numel, group["params"]):
-                for plan in self._bindings.plans(rule, p, group, p.numel()):
-                    for slot, storage in zip(plan.slots, plan.phases.storages, strict=True):
-                        shape = slot.shape_for(tuple(plan.view.shape))
-                        if (storage, shape) not in known:
-                            known[storage, shape] = bytes_of(storage, shape)
-                        total += known[storage, shape]
-                total += 4 * p.numel() * len(rule.kept_by_program)
-        return total
+        return sum(
+            self._bindings.planned_bytes(self.rule_for(group), p, group)
+            for group in self.param_groups
+            for p in group["params"]
+            if p.numel()
+        )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every parameter that has a gradient."""
+        """Update every parameter that has a gradient.
+
+        At lr 0 with gradients of zeros, before there is any state, it makes state and counts as no
+        step: so torch.distributed.checkpoint prepares an optimizer for what it saves or loads.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if asks_for_state(self.param_groups, self.state):
+            self._make_state()
+            return loss
         check_ready(self.spec, self.rule, self.param_groups, self._training, self._gradients_made)
         self._gradients_made = False
         if not self._step_again():
             self._step_anew()
         return loss
+
+    def _make_state(self) -> None:
+        """Begin the state of what has a gradient, for a checkpoint to be loaded into."""
+        here, _, _ = self._divided(_has_gradient)
+        self._maker(advance=False).prepare(here)
+        if self.rule.observe is not None:
+            for group in self.param_groups:
+                group.setdefault("observations", 0)
 
     def _step_again(self) -> bool:
         """Step as the last time, unless something is not as it was then."""
@@ -299,7 +307,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                 self._evaluate(entry)
 
     def _has_evaluation_point(self, rule: type[Rule], p: Tensor) -> bool:
-        return rule.evaluation_point is not None and bool(self.state.get(p))
+        return rule.evaluation_point is not None and bool(self.state.get(p, {}).get("step"))
 
     def _evaluate(self, held: Held) -> None:
         """Move what this process holds of a parameter to where it is evaluated."""
@@ -320,14 +328,13 @@ class RuleOptimizer(torch.optim.Optimizer):
 
         Raises RuntimeError where parameters are sharded: one process knows a part of the state.
         """
-        state = super().state_dict()
-        if state["state"] and any(layout.sharding for layout in self._layouts()):
+        if self.state and any(layout.sharding for layout in self._layouts()):
             raise RuntimeError(
                 f"optimizer {self.spec!r}: parameters are sharded (FSDP2), and this process has a"
                 " part of their state; let all processes call optimizer.whole_state_dict(), as"
                 " OptBenchTrainer does for its checkpoints"
             )
-        return state
+        return super().state_dict()
 
     def whole_state_dict(self) -> dict[str, Any] | None:
         """The state as one process would have it, on the CPU of the first one; None on others.
@@ -342,33 +349,43 @@ class RuleOptimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore a state bit for bit; torch's own method casts state to the parameter's dtype.
 
-        Of sharded parameters each process keeps what it steps. Nothing has changed after an error.
-        Hyperparameters are those of the state from then on, with a warning where others were given.
+        Hooks may change the checkpoint before anything is checked. Of sharded parameters each
+        process keeps what it steps. Nothing has changed after an error. Hyperparameters are those
+        of the state from then on, with a warning where others were given.
 
         Raises ValueError for the state of another optimizer, storage or model, or of other groups.
         """
-        for group in state_dict["param_groups"]:
-            if group.get("spec") != self.spec:
-                found = repr(group["spec"]) if "spec" in group else "a foreign optimizer"
-                raise ValueError(f"this is the state of {found}, the optimizer is {self.spec!r}")
-        saved = [index for group in state_dict["param_groups"] for index in group["params"]]
-        own = [p for group in self.param_groups for p in group["params"]]
-        check_groups(self.spec, self.param_groups, state_dict["param_groups"])
-        found = {
-            p: own_part(layout, state_dict["state"][index], local(p.detach()), f"parameter {index}")
-            for index, p, layout in zip(saved, own, self._layouts(), strict=True)
-            if index in state_dict["state"]
-        }
-        warn_of_other_settings(
-            self.spec,
-            self.param_groups,
-            state_dict["param_groups"],
-            lambda group: self.rule_for(group).settings(),
+        found: dict[Any, Any] = {}
+
+        def read(_: torch.optim.Optimizer, given: dict[str, Any]) -> dict[str, Any]:
+            saved = given["param_groups"]
+            check_origin(self.spec, saved, self.param_groups)
+            rules = [self.rule_for(group) for group in self.param_groups]
+            found.update(own_state(given, self.param_groups, rules, self._layouts()))
+            warn_of_other_settings(
+                self.spec, self.param_groups, saved, lambda group: self.rule_for(group).settings()
+            )
+            pairs = zip(saved, self.param_groups, strict=True)
+            return {"state": {}, "param_groups": [group_in_numbers(*pair) for pair in pairs]}
+
+        def take(_: torch.optim.Optimizer) -> None:
+            self.state.update(found)
+            self._forget_memory()
+            self._training = not any(TRAIN_POINT in found.get(p, ()) for p in self._every_param())
+
+        # Torch's method knows no other way to keep dtypes. The last hook before, the first after.
+        hooks = (
+            self.register_load_state_dict_pre_hook(read),
+            self.register_load_state_dict_post_hook(take, prepend=True),
         )
-        super().load_state_dict({**state_dict, "state": {}})
-        self.state.update(found)
-        self._forget_memory()
-        self._training = not any(TRAIN_POINT in state for state in state_dict["state"].values())
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _every_param(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
 
     def _maker(self, *, advance: bool = True, scale: float = 1.0) -> WorkMaker:
         return WorkMaker(

@@ -122,7 +122,7 @@ def _in_storages(layout: Layout, state: State, shape: tuple[int, ...], name: str
             continue
         if blockwise:
             parts = value, state.pop(slot + SCALE)
-            like = torch.empty(shape, dtype=torch.float32)
+            like = torch.empty(shape, dtype=torch.float32, device=value.device)
             positive = value.dtype == torch.uint8
             state[slot] = Blockwise(positive).decode(parts, like)
         else:
@@ -207,7 +207,7 @@ def _from_owner(
             value = torch.empty(shape, dtype=dtype, device=layout.device)
             dist.recv(value, group=sharding.group, group_src=layout.owner)
             # Products of matrices round differently where these lie otherwise in memory.
-            whole[key] = torch.empty_strided(shape, strides, dtype=dtype).copy_(value)
+            whole[key] = torch.empty_strided(shape, strides, dtype=dtype, device="cpu").copy_(value)
     return whole if sharding.rank == 0 else {}
 
 

@@ -7,17 +7,18 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
-from torch import Tensor
-
 from optbench_llm.engine.units import Unit
+from optbench_llm.rules.hyperparameters import plain
 from optbench_llm.rules.rule import Rule
+
+#: What a parameter group holds beside numbers and names of kinds.
+NOT_SETTINGS = ("params", "param_names")
 
 
 def settings_of(group: dict[str, Any]) -> Any:
-    """What a parameter group holds, by name; a scheduler may have made lr a tensor."""
-    values = {key: value for key, value in group.items() if key != "params"}
-    numbers = {k: v.item() if isinstance(v, Tensor) else v for k, v in values.items()}
-    return SimpleNamespace(**numbers)
+    """What a parameter group holds, by name; lr may be a tensor there, a number here."""
+    values = {name: plain(value) for name, value in group.items() if name not in NOT_SETTINGS}
+    return SimpleNamespace(**values)
 
 
 def settings_of_unit(h: Any, unit: Unit) -> Any:

@@ -85,7 +85,12 @@ def local(tensor: Tensor) -> Tensor:
 
 def has_parts(optimizer: torch.optim.Optimizer) -> bool:
     """Whether an optimizer steps parameters that are sharded (FSDP2)."""
-    return any(isinstance(p, DTensor) for group in optimizer.param_groups for p in group["params"])
+    return any(is_part(p) for group in optimizer.param_groups for p in group["params"])
+
+
+def is_part(p: Tensor) -> bool:
+    """Whether a parameter lies over processes (FSDP2)."""
+    return isinstance(p, DTensor)
 
 
 def sharding_of(optimizer: str, p: Tensor) -> Sharding | None:

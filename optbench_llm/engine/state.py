@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -59,6 +60,13 @@ def check_slots(
                 )
 
 
+def forget_initial(state: dict[str, Any], slots: Sequence[Slot], suffix: str) -> None:
+    """Let the slots of a unit that do not begin with zeros be missing."""
+    for slot in slots:
+        if slot.initial is not None:
+            state.pop(slot.name + suffix, None)
+
+
 def make_missing_slots(
     state: dict[str, Any],
     view: Tensor,
@@ -85,6 +93,7 @@ def make_missing_slots(
             state[slot.name + part + suffix] = tensor
 
 
+@cache
 def bytes_of(storage: Storage, shape: tuple[int, ...]) -> int:
     """Bytes of a slot of this shape."""
     parts = storage.encode(torch.empty(shape, device="meta"))

@@ -83,7 +83,9 @@ def _conclusions(groups: Groups, work: Work, total: Tensor) -> Tensor:
     numbers = rule.conclude(work.h, work.scalars, _total_type(rule)(*total.tolist()))
     for group in groups:
         group.update({name: numbers[name] for name in rule.carry if name in numbers})
-    return torch.tensor([numbers[name] for name in rule.conclusions], dtype=torch.float64)
+    return torch.tensor(
+        [numbers[name] for name in rule.conclusions], dtype=torch.float64, device="cpu"
+    )
 
 
 @cache

@@ -105,7 +105,7 @@ class Blockwise:
 
     def zeros(self, like: Tensor) -> tuple[Tensor, ...]:
         """Codes and scales of zeros, found from one of them."""
-        code, scale = self.encode(torch.zeros(1, device=like.device))
+        code, scale = self.encode(torch.zeros(1, dtype=torch.float32, device=like.device))
         return code.repeat(like.numel()), scale.repeat(-(-like.numel() // BLOCK))
 
     def encode(self, value: Tensor, noise: Noise | None = None) -> tuple[Tensor, ...]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from optbench_llm.engine.bindings import Bindings
-from optbench_llm.engine.bound import Work
+from optbench_llm.engine.bound import BoundUnit, Work
 from optbench_llm.engine.noise import NOISE, noise_key
+from optbench_llm.engine.phases import arithmetic_dtype
 from optbench_llm.engine.scalars import named, settings_of, settings_of_unit
 from optbench_llm.engine.units import Unit
 from optbench_llm.rules.rule import Rule, Scope
@@ -58,22 +59,42 @@ class WorkMaker:
         """Every unit; state that is lacking begins, carried numbers become those of the step."""
         return [work for entry in held for work in self._works_of(entry)]
 
+    def prepare(self, held: Iterable[Held]) -> None:
+        """Begin what state is lacking; nothing is counted, so that the first step is still ahead.
+
+        Slots that begin with the first gradient or the parameter do so once more then.
+        """
+        for entry in held:
+            index, state = entry.place[0], entry.state
+            state.setdefault("step", 0)
+            self.carried(index, state)
+            for _ in self._bound(entry):
+                pass
+            for name in self._rules[index].kept_by_program:
+                state[name] = torch.zeros_like(entry.p, dtype=arithmetic_dtype(entry.p))
+
     def _works_of(self, held: Held) -> list[Work]:
         index, state = held.place[0], held.state
-        rule, group = self._rules[index], self._groups[index]
-        assert held.g is not None
         own_t = state.setdefault("step", 0) + 1
         keeper, carry = self.carried(index, state)
         works = []
+        for number, (bound, g, h) in enumerate(self._bound(held)):
+            noise = noise_key(own_t, *held.place, number) if bound.phases.stochastic else None
+            numbers = self.numbers(index, bound.unit, h, keeper, carry, noise, held.p.device)
+            works.append(Work(bound, g, h, *numbers, held.place, state))
+        return works
+
+    def _bound(self, held: Held) -> Iterator[tuple[BoundUnit, Tensor, Any]]:
+        """Every unit of a parameter, with its gradient and settings."""
+        index, state = held.place[0], held.state
+        rule, group = self._rules[index], self._groups[index]
+        assert held.g is not None
+        first = self._advance and not state["step"]
         units = self._bindings.units(held.place, held.p, rule, group, held.elements, held.origin)
         for number, unit in enumerate(units):
             h = self.settings(index, unit)
             g = unit.view_of_gradient(held.g)
-            bound = self._bindings.bind(held.place, number, state, rule, h, g)
-            noise = noise_key(own_t, *held.place, number) if bound.phases.stochastic else None
-            numbers = self.numbers(index, unit, h, keeper, carry, noise, held.p.device)
-            works.append(Work(bound, g, h, *numbers, held.place, state))
-        return works
+            yield self._bindings.bind(held.place, number, state, rule, h, g, first=first), g, h
 
     def settings(self, index: int, unit: Unit) -> Any:
         """The settings of a unit of a group."""

@@ -43,7 +43,7 @@ class Hutchinson(Program):
     @staticmethod
     def draw(p: Tensor, generator: torch.Generator) -> Tensor:
         """A random vector in the shape of a parameter; drawn on the CPU, so that all draw one."""
-        signs = torch.randint(0, 2, p.shape, generator=generator, dtype=torch.int8)
+        signs = torch.randint(0, 2, p.shape, generator=generator, dtype=torch.int8, device="cpu")
         return signs.mul_(2).sub_(1).to(p.device, p.dtype)
 
 
@@ -55,4 +55,5 @@ class NormalHutchinson(Hutchinson):
     @staticmethod
     def draw(p: Tensor, generator: torch.Generator) -> Tensor:
         """A random vector in the shape of a parameter; drawn on the CPU, so that all draw one."""
-        return torch.randn(p.shape, generator=generator).to(p.device, p.dtype)
+        drawn = torch.randn(p.shape, generator=generator, dtype=torch.float32, device="cpu")
+        return drawn.to(p.device, p.dtype)

@@ -282,7 +282,7 @@ class Replay(TrainerCallback):
             again = self._train_on(recorded)
         first, second = float(recorded.loss), float(again)
         differs = not abs(first - second) <= SAME_LOSS * max(abs(first), abs(second))
-        found = torch.tensor(float(differs), device=accelerator.device)
+        found = torch.tensor(float(differs), dtype=torch.float32, device=accelerator.device)
         if float(accelerator.reduce(found, "sum")):  # pyright: ignore
             raise RuntimeError(
                 f"program {self.programs[-1].name!r} needs the loss of a batch a second time, and"
@@ -332,7 +332,7 @@ class Replay(TrainerCallback):
     @property
     def shared_generator(self) -> torch.Generator:
         """A stream of the CPU that is the same in all processes, seeded by (seed, step)."""
-        return torch.Generator().manual_seed(self._shared_seed)
+        return torch.Generator("cpu").manual_seed(self._shared_seed)
 
     @property
     def _shared_seed(self) -> int:

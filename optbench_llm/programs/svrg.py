@@ -71,6 +71,9 @@ class SVRG(Program):
     ) -> None:
         with replay.gradients_put_aside():
             means = replay.mean_gradients(params, number, batches)
+        for state in optimizer.state.values():
+            state.pop(SNAPSHOT, None)
+            state.pop(SNAPSHOT_GRADIENT, None)
         for p, mean in zip(params, means, strict=True):
             optimizer.state[p][SNAPSHOT] = plain(p.detach()).clone()
             optimizer.state[p][SNAPSHOT_GRADIENT] = plain(mean)

@@ -116,11 +116,16 @@ RANGES: Mapping[str, Any] = {
     "k": COUNT,
 }
 
+#: Hyperparameters that stay tensors where they are given as such: schedulers fill them in place.
+FILLED_IN_PLACE = ("lr", f"{COMPANION}lr")
+
 
 def check_hyperparameters(
     optimizer: str, given: Mapping[str, Any], rule: type[Rule]
 ) -> dict[str, Any]:
-    """Return the rule's defaults overridden by what was given.
+    """Return the rule's defaults overridden by what was given, as :func:`plain` values.
+
+    An lr that is a tensor stays that tensor.
 
     Raises ValueError that names the optimizer, the hyperparameter, its range and the accepted
     names where a name is unknown, a value is out of range, or two of them contradict each other.
@@ -136,17 +141,18 @@ def check_hyperparameters(
                 f" It accepts: {accepted}."
             )
         allowed = range_of(rule, name)
-        if not allowed.accepts(value):
+        if not allowed.accepts(plain(value)):
             raise ValueError(
                 f"optimizer {optimizer!r}: {name}={value!r} is out of range, expected {allowed}."
                 f" It accepts: {accepted}."
             )
     merged = {**defaults, **given}
-    merged = {name: _plain(value) for name, value in merged.items()}
-    conflict = rule.conflict(SimpleNamespace(**merged))
+    numbers_alone = {name: plain(value) for name, value in merged.items()}
+    conflict = rule.conflict(SimpleNamespace(**numbers_alone))
     if conflict:
         raise ValueError(f"optimizer {optimizer!r}: {conflict}")
-    return merged
+    filled = (name for name in FILLED_IN_PLACE if hasattr(merged.get(name), "fill_"))
+    return {**numbers_alone, **{name: merged[name] for name in filled}}
 
 
 def range_of(rule: type[Rule], name: str) -> Any:
@@ -156,10 +162,17 @@ def range_of(rule: type[Rule], name: str) -> Any:
     return rule.ranges.get(name) or RANGES[name]
 
 
-def _plain(value: Any) -> Any:
-    """Tuples for lists and Python's numbers for numpy's, so that a state_dict holds plain types."""
+def plain(value: Any) -> Any:
+    """Tuples for lists, and Python's numbers for numpy's and for tensors of one element."""
+    if type(value) in _PLAIN:
+        return value
     if isinstance(value, (list, tuple)):
-        return tuple(_plain(item) for item in value)
+        return tuple(plain(item) for item in value)
+    if hasattr(value, "shape") and math.prod(value.shape) == 1:
+        return value.item()
     if isinstance(value, numbers.Real) and not isinstance(value, (bool, int, float)):
         return int(value) if isinstance(value, numbers.Integral) else float(value)
     return value
+
+
+_PLAIN = (float, int, bool, str, type(None))

@@ -9,7 +9,6 @@ from typing import Any
 from transformers import Trainer
 
 from optbench_llm.catalog import parse_spec
-from optbench_llm.create import declared_hyperparameters
 from optbench_llm.training.choice import OptimizerChoice
 
 logger = logging.getLogger(__name__)
@@ -78,25 +77,3 @@ def warn_of_changes(made: OptimizerChoice, asked: OptimizerChoice) -> None:
                 made.spec,
                 before,
             )
-
-
-def warn_of_loaded(
-    choice: OptimizerChoice, asked: list[dict[str, Any]], loaded: list[dict[str, Any]]
-) -> None:
-    """Name the hyperparameters that a checkpoint brought in the place of those asked for."""
-    names = {"lr", *declared_hyperparameters(choice.spec), *choice.hyperparameters}
-    differing = {
-        name: (before[name], after[name])
-        for before, after in zip(asked, loaded, strict=False)
-        for name in names & before.keys() & after.keys()
-        if before[name] != after[name]
-    }
-    if differing:
-        logger.warning(
-            "optimizer %r goes on as the checkpoint was trained: %s",
-            choice.spec,
-            ", ".join(
-                f"{name}={after!r} (asked for: {before!r})"
-                for name, (before, after) in sorted(differing.items())
-            ),
-        )

@@ -26,7 +26,6 @@ from optbench_llm.training.hooks import (
     other_optimizer,
     warn_of_changes,
     warn_of_left_out,
-    warn_of_loaded,
 )
 from optbench_llm.training.optimizer_clock import unwrapped
 from optbench_llm.training.sharded import (
@@ -173,10 +172,8 @@ class OptBenchMixin(_Trainer):
         optimizer = unwrapped(self.optimizer)
         if self._made is None or unwrapped(self._made[1]) is not optimizer:
             raise ValueError(other_optimizer(self, self.choice, optimizer))
-        before = self.effective_hyperparameters
-        if before != effective_hyperparameters(optimizer):
+        if self.effective_hyperparameters != effective_hyperparameters(optimizer):
             self._record_hyperparameters()
-            warn_of_loaded(self.choice, before or [], self.effective_hyperparameters or [])
 
     def _prepare_program(self, optimizer: torch.optim.Optimizer) -> None:
         if self._replay is not None:
