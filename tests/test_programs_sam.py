@@ -8,6 +8,7 @@ from programs_setup import Quadratic, quadratic_trainer
 from training_setup import assert_same_weights, tiny_gpt2, trainer, weights
 
 import optbench_llm as ob
+from optbench_llm.programs.sam import perturbation
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
@@ -133,6 +134,18 @@ def test_weights_in_16_bits_are_warned_of(tmp_path):
     run = trainer(tmp_path, tiny_gpt2().to(torch.bfloat16), optim="sam+adamw", max_steps=1)
     with pytest.warns(UserWarning, match=r"'sam\+adamw'.*load the model in fp32"):
         run.create_optimizer()
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("huge", [1e15, 1e25, 3e38])
+def test_a_huge_gradient_perturbs_by_no_more_than_rho(adaptive, huge):
+    """Beyond fp32's range of a norm nothing is perturbed: that step is the base's own."""
+    p = torch.nn.Parameter(torch.ones(6, 8))
+    optimizer = ob.create_optimizer([p], "sam", rho=0.05, adaptive=adaptive)
+    p.grad = torch.ones_like(p)
+    p.grad[2, 3] = huge
+    _, (direction,), (scale,) = perturbation(optimizer)
+    assert (direction * scale).norm() <= 0.05 * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("spec", ["sam+adamw", "svrg+sgd"])

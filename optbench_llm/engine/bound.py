@@ -140,9 +140,11 @@ class BoundUnit:
         """What each call gets, where one call would hold temporaries as large as the parameter.
 
         None for a unit that compiled code gets at once: code for small ones has no such
-        temporaries, nor has that for flat ones, unless it rounds to 8 bits at random. One for what
-        is rounded at random and begins within its unit.
+        temporaries, nor has that for flat ones, unless it rounds to 8 bits at random. None where
+        nothing is compiled. One for what is rounded at random and begins within its unit.
         """
+        if self.device_type != "cpu":
+            return []
         if self.width is None:
             return self._cuts_of_rows()
         divisible = all(slot.shape == "full" for slot in self.slots)

@@ -36,8 +36,8 @@ def check_finite(
     slots = ", ".join(map(repr, dict.fromkeys(names)))
     raise FloatingPointError(
         f"optimizer {spec!r}: slot {slots} of {parameter} is no longer finite after step"
-        f" {step}: a gradient was NaN or infinite, or its square beyond fp32's range. Clip"
-        " gradients (max_grad_norm), lower the lr, or look at the loss before that step"
+        f" {step}: a gradient was NaN or infinite, or a weight's square beyond fp32's range."
+        " Clip gradients (max_grad_norm), lower the lr, or look at the loss before that step"
     )
 
 

@@ -38,15 +38,21 @@ class Noise:
 
     def bits(self, like: Tensor, count: int) -> Tensor:
         """Integers of ``count`` random bits, at most 24, in the shape of ``like``; int32."""
-        key = torch.as_tensor(self.key, device=like.device).to(torch.int32)
         stream = wrapped(crc32(self.stream.encode()))
+        first, second = (self._mixed(factor, stream) for factor in (0x9E3779B1, 0x85EBCA6B))
         positions = torch.arange(like.numel(), dtype=torch.int32, device=like.device)
         start = self.start if isinstance(self.start, Tensor) else wrapped(self.start)
         x = positions.view(like.shape) + start
-        x = (x ^ (key * wrapped(0x9E3779B1) + stream)) * wrapped(0x7FEB352D)
-        x = x ^ (x >> 15 & 0x1FFFF) ^ (key * wrapped(0x85EBCA6B) + stream)
+        x = (x ^ first) * wrapped(0x7FEB352D)
+        x = x ^ (x >> 15 & 0x1FFFF) ^ second
         # The upper bits of a product depend on all bits of its factors.
         return x * wrapped(0x846CA68B) >> (32 - count) & ((1 << count) - 1)
+
+    def _mixed(self, factor: int, stream: int) -> Tensor | int:
+        """The key times a factor, plus the stream, as int32; of a number without a tensor."""
+        if isinstance(self.key, Tensor):
+            return self.key.to(torch.int32) * wrapped(factor) + stream
+        return wrapped(int(self.key) * factor + stream)
 
 
 def noise_key(t: int, *place: int) -> int:

@@ -48,11 +48,16 @@ class RuleOptimizer(torch.optim.Optimizer):
     Groups whose ``role`` is not among ``rule.roles`` are stepped by the rule's companion, if it has
     one, under the hyperparameters that bear the prefix ``companion_``.
 
-    ``engine`` is ``eager`` (bounded pieces, no compiler), ``compiled`` or ``auto``: compiled where
-    the elements and the steps ahead (``expected_steps``, if somebody sets it before the first)
-    repay the seconds of compiling, with a warning and eagerly where nothing can be compiled.
+    ``engine`` is ``eager`` (bounded pieces, no compiler), ``compiled`` (on a CPU) or ``auto``:
+    compiled where the elements and the steps ahead (``expected_steps``, if somebody sets it before
+    the first) repay the seconds of compiling, with a warning and eagerly where nothing can be
+    compiled, as on an accelerator.
 
-    Raises ValueError for an unknown hyperparameter, storage or engine and for values out of range;
+    An element of a gradient beyond 4.4e12 (2**42) counts as that, so that its square is one that
+    fp32 can hold; what is no number, or infinite, makes its weight NaN.
+
+    Raises ValueError for an unknown hyperparameter, storage or engine, for values out of range, and
+    at the first step for ``compiled`` off the CPU;
     RuntimeError for sparse or complex gradients, parameters that are sharded in a way that no rule
     or not this one can step, a step in evaluation mode, a rule whose curvature estimate was never
     fed, and one whose gradients no program has made.

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optbench_llm.engine.limits import bounded
 from optbench_llm.engine.noise import NOISE, Noise, Position
 from optbench_llm.engine.rounding import COMPENSATION, bf16_stochastic, bf16_to_nearest
 from optbench_llm.engine.storage import Storage
@@ -119,8 +120,9 @@ class Phases:
 
     @staticmethod
     def _arithmetic(p: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        """Parameter and gradient in the dtype of the arithmetic, the gradient within bounds."""
         dtype = arithmetic_dtype(p)
-        return p.to(dtype), g.to(dtype)
+        return p.to(dtype), bounded(g.to(dtype))
 
 
 def _noise(c: Any, stream: str, start: Position) -> Noise | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from optbench_llm.engine.bound import BoundUnit, Work
@@ -12,11 +13,14 @@ from optbench_llm.engine.phases import Stored, arithmetic_dtype
 from optbench_llm.engine.storage import BLOCK, Plain
 from optbench_llm.rules.rule import Scope
 
-#: Elements of an eager piece. The temporaries of a rule then stay in the cache; fresh whole-tensor
-#: temporaries cost a page fault per 4 KiB and make the step many times slower. Larger pieces would
-#: wake torch's threads for every operation of a rule, which costs more than it gains.
+#: Elements of an eager piece on a CPU. The temporaries of a rule then stay in the cache; fresh
+#: whole-tensor temporaries cost a page fault per 4 KiB and make the step many times slower. Larger
+#: pieces would wake torch's threads for every operation of a rule, which costs more than it gains.
 PIECE_ELEMENTS = 2**15
-assert PIECE_ELEMENTS % BLOCK == 0
+#: On an accelerator, where each operation on each piece is a launch: whole tensors, but temporaries
+#: of 128 MiB at most.
+LAUNCH_ELEMENTS = 2**25
+assert PIECE_ELEMENTS % BLOCK == LAUNCH_ELEMENTS % BLOCK == 0
 
 Piece = tuple[Tensor, Tensor, Stored]
 Sums = Sequence[Tensor | None]
@@ -54,13 +58,19 @@ def run_in_pieces(phase: str, work: Work, sums: Tensor | None, start: int = 0) -
     return total
 
 
+def piece_elements(device: torch.device) -> int:
+    """How many elements a piece has at most."""
+    return PIECE_ELEMENTS if device.type == "cpu" else LAUNCH_ELEMENTS
+
+
 def pieces(bound: BoundUnit, g: Tensor, start: int = 0) -> Iterator[Piece]:
     """Bounded pieces of parameter, gradient and slots; whole where the rule sees matrices."""
     if bound.rule.scope is Scope.MATRIX:
         return iter(((bound.p, g, bound.stored),))
+    size = piece_elements(bound.p.device)
     if bound.flat:
-        return _flat_pieces(bound, g, PIECE_ELEMENTS, start)
-    return _row_pieces(bound, g, PIECE_ELEMENTS)
+        return _flat_pieces(bound, g, size, start)
+    return _row_pieces(bound, g, size)
 
 
 def _flat_pieces(bound: BoundUnit, g: Tensor, size: int, first: int) -> Iterator[Piece]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optbench_llm.engine.limits import bounded
 from optbench_llm.engine.phases import Phases, Stored, arithmetic_dtype
 from optbench_llm.engine.rounding import COMPENSATION
 from optbench_llm.engine.storage import Storage
@@ -88,7 +89,8 @@ def make_missing_slots(
             parts = storage.zeros(like)
         else:
             value = torch.empty_like(like, dtype=dtype)
-            parts = storage.encode(value.copy_(slot.initial(view.to(dtype), g.to(dtype), h)))
+            start = slot.initial(view.to(dtype), bounded(g.to(dtype)), h)
+            parts = storage.encode(value.copy_(start))
         for part, tensor in zip(storage.suffixes, parts, strict=True):
             state[slot.name + part + suffix] = tensor
 

@@ -62,21 +62,35 @@ def _sums(
     of_model = [i for i in measured if works[i].bound.rule.scope is Scope.MODEL]
     if not of_model:
         return [found.get(i) for i in range(len(works))]
-    device = works[of_model[0]].bound.p.device
     whole = [found[i] for i in of_model if works[i].place not in places]
     whole += [] if total is None else [total]
-    # A stack has the sums of each of its rows, and gives all rows the same to know.
-    parts = [s.to(device).view(-1, s.shape[-1]) for s in whole]
-    known = _conclusions(groups, works[of_model[0]], torch.cat(parts).double().sum(0))
+    known = _conclusions(groups, works[of_model[0]], _total(whole))
+    # One copy to each device; a few bytes do not keep the host waiting.
+    copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}
     for i in of_model:
         bound = works[i].bound
-        one = known.to(bound.p.device, arithmetic_dtype(bound.p))
-        found[i] = one.repeat(len(bound.p), 1) if bound.stacked else one
+        kind = (bound.p.device, arithmetic_dtype(bound.p))
+        if kind not in copies:
+            copies[kind] = known.to(kind[1]).to(kind[0], non_blocking=kind[0].type == "cuda")
+        found[i] = copies[kind].repeat(len(bound.p), 1) if bound.stacked else copies[kind]
     return [found.get(i) for i in range(len(works))]
 
 
+def _total(sums: Sequence[Tensor]) -> Tensor:
+    """The sums over the model, in float64 on the host, which waits once for each device."""
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for own in sums:
+        # A stack has the sums of each of its rows.
+        by_device.setdefault(own.device, []).append(own.view(-1, own.shape[-1]))
+    parts = [torch.cat(own).cpu().double() for own in by_device.values()]
+    return torch.cat(parts).sum(0)
+
+
 def _conclusions(groups: Groups, work: Work, total: Tensor) -> Tensor:
-    """What a rule makes of its sums over the model; the carried numbers go to the groups."""
+    """What a rule makes of its sums over the model; the carried numbers go to the groups.
+
+    Float64 on the host, as the total is.
+    """
     rule = work.bound.rule
     if rule.conclude is None:
         return total

@@ -153,7 +153,7 @@ def probe(like: Tensor, t: Any) -> Tensor:
     import torch
 
     positions = torch.arange(like.numel(), device=like.device)
-    step = torch.as_tensor(t, device=like.device).to(torch.int64)
+    step = t.to(torch.int64) if isinstance(t, torch.Tensor) else int(t)
     x = mixed(mixed(positions) ^ step)
     x = x - ((x >> 1) & 0x55555555)
     x = (x & 0x33333333) + ((x >> 2) & 0x33333333)

@@ -256,9 +256,9 @@ class OptBenchCallback(TrainerCallback, ExportableState):
             self._diverge(control, state.global_step, f"weight {broken!r} is not finite")
 
     def _warn_of_overflow(self, step: int) -> None:
-        """An infinite second moment stops its element without a trace in the loss.
+        """An infinity in the state can stop its element without a trace in the loss.
 
-        Once: it stays infinite. A look at the whole state is too dear for every step.
+        Once: it stays there. A look at the whole state is too dear for every step.
         """
         if self._overflow_told or not isinstance(self._optimizer, RuleOptimizer):
             return

@@ -1,0 +1,137 @@
+"""Parameters on an accelerator: steps that neither wait for it nor take it many small launches.
+
+No accelerator is needed: the meta device has no numbers, so that whatever reads one raises.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from marks import slow
+from oracles import CASES
+from oracles.comparison import make_optimizer, shapes_of
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import optbench_llm as ob
+from optbench_llm.engine import stepping
+from optbench_llm.engine.compiler import choose_engine
+from optbench_llm.engine.pieces import LAUNCH_ELEMENTS, PIECE_ELEMENTS, piece_elements
+
+LARGE = 10**9
+#: They read their sums over the model, once a step.
+READ_SUMS = {"prodigy", "swats"}
+
+
+class Launches(TorchDispatchMode):
+    """Counts operations on the meta device, and those that take a tensor of the host's to it.
+
+    Refuses float64 there: MPS lacks it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = self.sent = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        given = [a for a in tree_leaves((args, kwargs)) if isinstance(a, torch.Tensor)]
+        for out in (a for a in tree_leaves(found) if isinstance(a, torch.Tensor) and a.is_meta):
+            assert out.dtype != torch.float64, f"{func} makes float64"
+            self.sent += any(a.device.type == "cpu" for a in given)
+            self.count += not func.is_view
+        return found
+
+
+def launches(spec: str, shape: tuple[int, ...] | None = None) -> Launches:
+    """What the third step of an optimizer does on another device than the CPU."""
+    name = spec.partition("@")[0]
+    shapes = [s.sizes for s in shapes_of(name)] if shape is None else [shape]
+    params = [nn.Parameter(torch.empty(shape, device="meta")) for shape in shapes]
+    optimizer: Any = make_optimizer(params, spec, **CASES[name][0])
+    for _ in range(3):
+        for p in params:
+            p.grad = torch.empty_like(p)
+        with Launches() as mode:
+            if optimizer.rule.observe:
+                optimizer.observe()
+            optimizer.gradients_made()
+            optimizer.step()
+    assert optimizer.engine == "eager"
+    return mode
+
+
+@pytest.mark.parametrize("elements", [10, LARGE])
+def test_what_is_not_on_a_cpu_is_stepped_eagerly(elements):
+    """Whatever its size; a warning says why where compiling would have paid on a CPU."""
+    params = [torch.empty(8), torch.empty(elements, device="meta")]
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        engine, reason = choose_engine("auto", params, None)
+    assert engine == "eager"
+    assert len(seen) == (elements == LARGE)
+    for message in (reason, *(str(warning.message) for warning in seen)):
+        assert "g++" not in message
+    if seen:
+        assert "parameters are on 'meta'" in str(seen[0].message)
+        assert "parameters are on 'meta'" in reason
+
+
+def test_compiled_code_for_another_device_is_refused():
+    """At the first step, with the way out, not by an assertion of the compiler's."""
+    p = nn.Parameter(torch.empty(64, device="meta"))
+    optimizer: Any = ob.create_optimizer([p], "adamw", engine="compiled")
+    p.grad = torch.empty_like(p)
+    with pytest.raises(ValueError, match=r"on 'meta'.*'auto' or 'eager'"):
+        optimizer.step()
+
+
+def test_pieces_are_small_on_a_cpu_alone():
+    """There they stay in the cache; elsewhere each of them is a launch for each operation."""
+    assert piece_elements(torch.device("cpu")) == PIECE_ELEMENTS
+    for device in ("cuda:1", "mps", "xpu", "meta"):
+        assert piece_elements(torch.device(device)) == LAUNCH_ELEMENTS
+
+
+@pytest.mark.parametrize("spec", ["adamw", "lamb", "adamp", *slow("adamw@int8", "lion@bf16")])
+def test_launches_do_not_grow_with_the_tensor(spec):
+    """A matrix of 2**24 elements is one piece, one of 2**26 is two."""
+    small = launches(spec, (256, 256)).count
+    assert launches(spec, (2**12, 2**12)).count == small
+    assert small < launches(spec, (2**13, 2**13)).count <= 2 * small + 8
+
+
+def test_adamw_takes_few_launches():
+    """17 operations on a tensor of 4 states; it was 66,000 on GPT-2's 148 in pieces."""
+    assert launches("adamw", (512, 512)).count <= 17
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in READ_SUMS])
+@pytest.mark.parametrize("suffix", ["", *slow("@bf16", "@int8")])
+def test_no_step_waits_for_the_device(name, suffix):
+    """Nothing is read, no number is sent, nothing is on two devices, nothing is in float64."""
+    try:
+        mode = launches(name + suffix, None if not suffix else (64, 80))
+        assert mode.count > 0
+        assert mode.sent == 0
+    except ValueError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("name", sorted(READ_SUMS))
+def test_sums_over_the_model_are_read_and_answered_at_once(name, monkeypatch):
+    """All parameters' sums come in one copy, and what they come to goes out in one."""
+    reads = []
+
+    def read(sums: Any) -> torch.Tensor:
+        reads.append(len(sums))
+        return torch.ones(sums[0].shape, dtype=torch.float64)
+
+    monkeypatch.setattr(stepping, "_total", read)
+    mode = launches(name)
+    assert reads == [len(shapes_of(name))] * 3
+    assert mode.sent == 1
