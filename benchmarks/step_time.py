@@ -29,9 +29,10 @@ from typing import Any
 
 import torch
 from yardstick.bench import SIZES, Bench
+from yardstick.capabilities import CAPABILITIES, capabilities_section
 from yardstick.contenders import all_specs, check_spec
 from yardstick.first_step import first_step_seconds
-from yardstick.page import bounds_table, insert
+from yardstick.page import bounds_table, insert, section
 from yardstick.results import FOLDER, load, load_all, save, with_first_step, with_row
 from yardstick.row import measure_row
 
@@ -217,7 +218,9 @@ def in_a_line(row: dict[str, Any]) -> str:
 
 
 def write_tables(folder: Path) -> None:
-    insert(README, load_all(folder))
+    insert(README, "step_time", "\n\n".join(section(document) for document in load_all(folder)))
+    found = {name: load_all(folder / name) for name in CAPABILITIES}
+    insert(README, "capabilities", capabilities_section(found))
 
 
 if __name__ == "__main__":

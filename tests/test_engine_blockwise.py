@@ -6,7 +6,6 @@ import re
 
 import pytest
 import torch
-from marks import slow
 from torch._inductor.utils import fresh_cache
 
 import optbench_llm as ob
@@ -179,7 +178,11 @@ def test_slow_averages_decay_in_the_mean(storage):
 # Each cache that begins empty costs seconds.
 @pytest.mark.parametrize(
     ("spec", "instructions"),
-    [("lion@int8", "avx2"), *slow(("lion@int8", "all"), ("adamw@int8", "avx2"))],
+    [
+        ("lion@int8", "avx2"),
+        pytest.param("lion@int8", "all", marks=pytest.mark.slow),
+        pytest.param("adamw@int8", "avx2", marks=pytest.mark.slow),
+    ],
     indirect=["instructions"],
 )
 def test_compiled_codes_never_pass_through_memory(spec, instructions, tmp_path, monkeypatch):
