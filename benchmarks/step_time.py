@@ -3,6 +3,8 @@
     python benchmarks/step_time.py                              # every row at 124M
     python benchmarks/step_time.py --params 1M --optim lion,lamb@bf16
     python benchmarks/step_time.py --table                      # only write the tables again
+    ATEN_CPU_CAPABILITY=avx2 TORCHINDUCTOR_CPP_MARCH=znver3 python benchmarks/step_time.py ...
+                                                                # as without AVX-512
 
 Every step is timed between two steps of torch's fused AdamW, and its ratio to their mean is what
 counts: machines change their speed within minutes. Results go to ``benchmarks/results`` after every
@@ -17,6 +19,7 @@ import contextlib
 import datetime
 import gc
 import logging
+import os
 import sys
 import time
 import warnings
@@ -26,9 +29,10 @@ from typing import Any
 
 import torch
 from yardstick.bench import SIZES, Bench
+from yardstick.capabilities import CAPABILITIES, capabilities_section
 from yardstick.contenders import all_specs, check_spec
 from yardstick.first_step import first_step_seconds
-from yardstick.page import bounds_table, insert
+from yardstick.page import bounds_table, insert, section
 from yardstick.results import FOLDER, load, load_all, save, with_first_step, with_row
 from yardstick.row import measure_row
 
@@ -55,9 +59,10 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*(deprecated|Conv1D).*")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     run = {
-        "command": " ".join(["python", "benchmarks/step_time.py", *sys.argv[1:]]),
+        "command": command(),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "threads": torch.get_num_threads(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
         "environment": with_libraries(describe_environment()),
     }
     measure = measure_first_steps if options.only_compile_times else measure_size
@@ -65,6 +70,17 @@ def main() -> None:
         measure(size, specs, options, run)
     if options.results == FOLDER:
         write_tables(FOLDER)
+
+
+def command() -> str:
+    """What was called, with the variables that keep it from some of the processor's instructions.
+
+    The first counts for torch's own code and inductor's vectors, the second for what the C++
+    compiler makes of them.
+    """
+    restrictions = ("ATEN_CPU_CAPABILITY", "TORCHINDUCTOR_CPP_MARCH")
+    restricted = [f"{name}={os.environ[name]}" for name in restrictions if name in os.environ]
+    return " ".join([*restricted, "python", "benchmarks/step_time.py", *sys.argv[1:]])
 
 
 def with_libraries(environment: dict[str, Any]) -> dict[str, Any]:
@@ -202,7 +218,9 @@ def in_a_line(row: dict[str, Any]) -> str:
 
 
 def write_tables(folder: Path) -> None:
-    insert(README, load_all(folder))
+    insert(README, "step_time", "\n\n".join(section(document) for document in load_all(folder)))
+    found = {name: load_all(folder / name) for name in CAPABILITIES}
+    insert(README, "capabilities", capabilities_section(found))
 
 
 if __name__ == "__main__":

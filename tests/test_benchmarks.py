@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import optbench_llm as ob
 
@@ -48,6 +49,41 @@ def test_first_steps_may_be_measured_apart(monkeypatch):
     }
 
 
+def test_instruction_sets_stand_beside_each_other(monkeypatch):
+    """Times of fp32's and of the library's step are those of the same capability."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from yardstick.capabilities import capabilities_section
+
+    def document(capability: str, low: float, library: float) -> dict:
+        def one(label: str, ratio: float) -> dict:
+            ours = label.startswith("ours")
+            return {"label": label, "ours": ours, "ratio_to_fused": ratio, "step_ms": 10 * ratio}
+
+        rows = {
+            "lion": [one("ours, compiled", 0.8)],
+            "lion@int8": [one("ours, compiled", low), one("bnb:Lion8bit", library)],
+        }
+        where = {"versions": {}, "processor": "Some CPU", "cores": 2, "python": "3.11"}
+        run = {"command": "c", "date": "d", "threads": 1, "capability": capability}
+        return {
+            "params": "124M",
+            "runs": [{**run, "environment": where}],
+            "rows": [
+                {"optimizer": name, "scope": "element", "implementations": found}
+                for name, found in rows.items()
+            ],
+        }
+
+    section = capabilities_section(
+        {"avx512": [document("AVX512", 1.2, 12.0)], "avx2": [document("AVX2", 1.6, 8.0)]}
+    )
+    assert "Some CPU, AVX512, 2 cores" in section
+    assert "Some CPU, AVX2, 2 cores" in section
+    assert section.splitlines()[-1] == (
+        "| 124M | lion@int8 | 12.0 | 1.20 | 1.50 | 10.0× | 16.0 | 1.60 | 2.00 | 5.0× |"
+    )
+
+
 # Starts a process and compiles.
 @pytest.mark.slow
 def test_the_yardstick_measures_a_row(tmp_path):
@@ -61,6 +97,8 @@ def test_the_yardstick_measures_a_row(tmp_path):
     assert done.returncode == 0, done.stderr[-4000:]
     assert "element scope, worst row" in done.stdout
     (row,) = json.loads((tmp_path / "step_time_1M.json").read_text())["rows"]
+    (run,) = json.loads((tmp_path / "step_time_1M.json").read_text())["runs"]
+    assert run["capability"] == torch.backends.cpu.get_cpu_capability()
     measured = {one["label"] for one in row["implementations"] if one.get("step_ms", 0) > 0}
     assert {"ours, compiled", "ours, eager", "torch:SGD"} <= measured
     assert (BENCHMARKS / "README.md").read_bytes() == table

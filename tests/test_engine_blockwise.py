@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch._inductor.utils import fresh_cache
@@ -15,6 +17,19 @@ from optbench_llm.engine.storage import BLOCK, Blockwise, Plain
 
 SIZES = [1, 255, 256, 257, 5000]
 KINDS = pytest.mark.parametrize("positive", [False, True])
+
+
+@pytest.fixture
+def instructions(request, monkeypatch):
+    """Let inductor write for this instruction set of the processor, where it has that."""
+    if request.param == "avx2":
+        if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+            pytest.skip("the processor does not have AVX2")
+        monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
+    return request.param
+
+
+INSTRUCTIONS = pytest.mark.parametrize("instructions", ["all", "avx2"], indirect=True)
 
 
 def numbers(numel: int, positive: bool) -> torch.Tensor:
@@ -114,22 +129,32 @@ def test_zeros_are_what_encoding_makes_of_zeros(positive):
         assert torch.equal(found, expected)
 
 
+@INSTRUCTIONS
 @pytest.mark.parametrize("storage", [Blockwise(), Blockwise(True), Plain(torch.bfloat16, True)])
-def test_compiled_codes_are_the_eager_ones(storage):
-    """Bit for bit, in rows of a block as the engine passes them."""
-    values = numbers(128 * BLOCK, True).view(-1, BLOCK)
+def test_compiled_codes_are_the_eager_ones(storage, instructions):
+    """Bit for bit, both ways, in rows of a block as the engine passes them."""
+    signed = storage == Blockwise()
+    values = numbers(128 * BLOCK, not signed).view(-1, BLOCK)
+    values[3, 5], values[7] = 0.0, 0.0
     expected = storage.encode(values, draw(7))
+    expected = (*expected, storage.decode(expected, values))
     outputs = [torch.empty_like(part) for part in expected]
     key = torch.tensor(noise_key(7, 0), dtype=torch.float32)
 
     def encode(values: torch.Tensor, key: torch.Tensor, *outputs: torch.Tensor):
-        parts = storage.encode(values, Noise(key, "update/v"))
-        for output, part in zip(outputs, parts, strict=True):
+        parts = outputs[:-1]
+        for output, part in zip(parts, storage.encode(values, Noise(key, "update/v")), strict=True):
             output.copy_(part.view(output.shape))
         return []
 
-    inputs = (values, key, *outputs)
-    compile_graph(encode, [Layout.of(tensor) for tensor in inputs])([*inputs])
+    def decode(values: torch.Tensor, *outputs: torch.Tensor):
+        *parts, back = outputs
+        rows = [parts[0].view(values.shape), *parts[1:]]
+        back.copy_(storage.decode(rows, values).view(back.shape))
+        return []
+
+    for function, inputs in ((encode, (values, key, *outputs)), (decode, (values, *outputs))):
+        compile_graph(function, [Layout.of(tensor) for tensor in inputs])([*inputs])
     for output, part in zip(outputs, expected, strict=True):
         assert torch.equal(output, part)
 
@@ -150,13 +175,49 @@ def test_slow_averages_decay_in_the_mean(storage):
         assert storage.decode(stuck, values)[1] > 0.9
 
 
-def test_compiled_codes_never_pass_through_memory(tmp_path, monkeypatch):
-    """Numbers seen as bits stay in vector registers: one by one they take most of the step."""
+# Each cache that begins empty costs seconds.
+@pytest.mark.parametrize(
+    ("spec", "instructions"),
+    [
+        ("lion@int8", "avx2"),
+        pytest.param("lion@int8", "all", marks=pytest.mark.slow),
+        pytest.param("adamw@int8", "avx2", marks=pytest.mark.slow),
+    ],
+    indirect=["instructions"],
+)
+def test_compiled_codes_never_pass_through_memory(spec, instructions, tmp_path, monkeypatch):
+    """Bits and codes stay in vector registers: through buffers they take most of the step."""
     monkeypatch.setattr(compiled, "_FUNCTIONS", {})
     p = torch.nn.Parameter(torch.ones(2**14))
     p.grad = torch.ones(2**14)
     with fresh_cache(dir=str(tmp_path), delete=False):
-        ob.create_optimizer([p], "lion@int8", engine="compiled").step()
+        ob.create_optimizer([p], spec, engine="compiled").step()
     code = "".join(path.read_text() for path in tmp_path.rglob("*.cpp"))
     assert "c10::bit_cast<at::vec" in code
     assert "tmpbuf" not in code
+    if instructions == "avx2":
+        # What torch's headers do on the stack, since they lack instructions for it.
+        assert "::loadu_one_fourth(" in code
+        assert not re.search(r"Vectorized<u?int8_t>::loadu\(", code)
+        assert not re.search(r"convert<u?int8_t>\(tmp", code)
+
+
+# Its cache begins empty.
+@pytest.mark.slow
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() != "AVX512", reason="has vectors of one length"
+)
+def test_the_compilers_cache_keeps_instruction_sets_apart(tmp_path, monkeypatch):
+    """Loops in steps of 8, built for vectors of 16, write beyond the ends of tensors."""
+    x = torch.ones(2**14)
+
+    def double(x: torch.Tensor):
+        return [x * 2]
+
+    with fresh_cache(dir=str(tmp_path), delete=False):
+        for capability in ("avx2", "avx512"):
+            monkeypatch.setenv("ATEN_CPU_CAPABILITY", capability)
+            compile_graph(double, [Layout.of(x)])
+    code = "".join(path.read_text() for path in tmp_path.rglob("*.cpp"))
+    assert "static_cast<int64_t>(8L)" in code
+    assert "static_cast<int64_t>(16L)" in code

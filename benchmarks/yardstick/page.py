@@ -7,7 +7,6 @@ from typing import Any
 
 from yardstick.bounds import bounds_of, fastest_library, libraries_of, ours_of, speed_up
 
-BEGIN, END = "<!-- step_time: begin -->", "<!-- step_time: end -->"
 NONE = "–"
 COLUMNS = (
     "optimizer",
@@ -25,17 +24,17 @@ COLUMNS = (
 )
 
 
-def insert(readme: Path, documents: list[dict[str, Any]]) -> None:
-    """Put the tables between the markers of the README.
+def insert(readme: Path, name: str, tables: str) -> None:
+    """Put tables between the markers of this name in the README.
 
-    Raises ValueError where it has no markers.
+    Raises ValueError where it has no such markers.
     """
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     text = readme.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text:
-        raise ValueError(f"{readme}: expected the lines {BEGIN} and {END} around the tables")
-    head, tail = text.split(BEGIN)[0], text.split(END)[1]
-    tables = "\n\n".join(section(document) for document in documents)
-    readme.write_text(f"{head}{BEGIN}\n\n{tables}\n\n{END}{tail}", encoding="utf-8")
+    if begin not in text or end not in text:
+        raise ValueError(f"{readme}: expected the lines {begin} and {end} around the tables")
+    head, tail = text.split(begin)[0], text.split(end)[1]
+    readme.write_text(f"{head}{begin}\n\n{tables}\n\n{end}{tail}", encoding="utf-8")
 
 
 def section(document: dict[str, Any]) -> str:
@@ -44,7 +43,7 @@ def section(document: dict[str, Any]) -> str:
         f"### GPT-2 {document['params']}: {document['parameters']:,} parameters in"
         f" {document['tensors']} tensors",
         "",
-        *(_about(run) for run in document["runs"]),
+        *(about(run) for run in document["runs"]),
         "",
         *bounds_table(document),
         "",
@@ -70,11 +69,13 @@ def bounds_table(document: dict[str, Any]) -> list[str]:
     ]
 
 
-def _about(run: dict[str, Any]) -> str:
+def about(run: dict[str, Any]) -> str:
+    """The line of a run: command, date, machine and versions."""
     where = run["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
     return (
-        f"- `{run['command']}`, {run['date']}: {where['processor']}, {where['cores']} cores,"
+        f"- `{run['command']}`, {run['date']}: {where['processor']},"
+        f" {run['capability']}, {where['cores']} cores,"
         f" {run['threads']} threads, Python {where['python']}, {versions}."
     )
 

@@ -20,6 +20,7 @@ TINY = torch.finfo(torch.float32).tiny
 CUT_BITS = 19
 HALF = 1 << (CUT_BITS - 1)
 ONE = 0x3F800000
+SIGN_BIT = -(1 << 31)
 
 
 def _offset(largest: int) -> tuple[int, float]:
@@ -48,11 +49,12 @@ def encode_signed(blocks: Tensor) -> tuple[Tensor, Tensor]:
 
 def decode_signed(codes: Tensor, scale: Tensor) -> Tensor:
     """Numbers of int8 codes (blocks, elements), in the dtype of the scales."""
-    # Inductor compares 32-bit numbers in vectors, 8-bit ones beside others one by one.
+    # Inductor has vectors of 32-bit numbers, and takes 8-bit ones beside others one by one.
     numbers = codes.to(torch.int32)
     shifted = ((numbers.abs() << CUT_BITS) + SIGNED_BITS).view(torch.float32) - SIGNED
-    values = shifted.to(scale.dtype) * (scale * (1 / (1 - SIGNED)))[:, None]
-    return (-values).where(numbers < 0, values)
+    # Both have their sign in the same bit.
+    signed = (shifted.view(torch.int32) | (numbers & SIGN_BIT)).view(torch.float32)
+    return signed.to(scale.dtype) * (scale * (1 / (1 - SIGNED)))[:, None]
 
 
 def encode_positive(blocks: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor]:

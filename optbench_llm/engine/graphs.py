@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from optbench_llm.engine.vectors import BF16_VECTOR_BITS, better_vectors
+from optbench_llm.engine.vectors import BF16_VECTOR_BITS, IN_8_BITS, better_vectors
 
 if TYPE_CHECKING:
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -101,7 +101,7 @@ def compile_graph(function: Callable[..., Sequence[Tensor]], layouts: Sequence[L
     with (
         tracing(TracingContext(mode)),
         config.patch(_options(layouts)),
-        better_vectors(graph, in_bf16=_in_bf16(layouts)),
+        better_vectors(graph, in_bf16=_in_bf16(layouts), in_8_bits=_in_8_bits(layouts)),
     ):
         graph = joint_graph_passes(graph, layouts[0].device)
         # They may put what takes a size before the node that is that size.
@@ -184,7 +184,11 @@ def _options(layouts: Sequence[Layout]) -> dict[str, Any]:
 
 def _in_bf16(layouts: Sequence[Layout]) -> bool:
     dtypes = {layout.dtype for layout in layouts}
-    return torch.bfloat16 in dtypes and not dtypes & {torch.int8, torch.uint8}
+    return torch.bfloat16 in dtypes and not _in_8_bits(layouts)
+
+
+def _in_8_bits(layouts: Sequence[Layout]) -> bool:
+    return any(layout.dtype in IN_8_BITS for layout in layouts)
 
 
 def _example(layout: Layout, mode: FakeTensorMode) -> Tensor:
