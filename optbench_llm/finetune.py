@@ -51,7 +51,10 @@ class FinetuneArguments:
     )
     data: str = field(
         default="optbench:pydocs",
-        metadata={"help": "Alpaca-format .json, .jsonl or .parquet, a hub id, or optbench:pydocs."},
+        metadata={
+            "help": "Alpaca-format .json, .jsonl or .parquet, a save_to_disk folder, a hub id, or"
+            " optbench:pydocs."
+        },
     )
     prompt: Literal["alpaca", "inst"] = field(
         default="alpaca", metadata={"help": "Prompt: Alpaca's, or [INST] ... [/INST]."}
@@ -217,6 +220,7 @@ def finetune(
     )
     splits = load_data(data, loaded.tokenizer).with_validation(options.max_eval_blocks)
     check_enough_blocks(splits, args.world_size)
+    console.print(splits.report.page, markup=False, soft_wrap=True)
     model: Any = loaded.model
     if options.lora_r is not None:
         targets = options.lora_target_modules
