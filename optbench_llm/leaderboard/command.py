@@ -13,9 +13,10 @@ from optbench_llm.leaderboard.optimizer_settings import canonical_spec
 from optbench_llm.leaderboard.progress import open_display
 from optbench_llm.leaderboard.recipe import Recipe, load_recipe, override
 from optbench_llm.leaderboard.store import Store
+from optbench_llm.stopping import exit_code
 from optbench_llm.terminal import make_console
 
-ALL_RUN, NONE_DONE, INTERRUPTED = 0, 1, 130
+ALL_RUN, NONE_DONE = 0, 1
 
 
 def run_command(
@@ -41,8 +42,8 @@ def run_command(
     with open_display(make_console()) as display:
         run = run_leaderboard(plan, path, display, workers)
     _print_run(run, path)
-    if run.interrupted:
-        return INTERRUPTED
+    if run.stopped_by is not None:
+        return exit_code(run.stopped_by)
     return ALL_RUN if run.any_done else NONE_DONE
 
 
