@@ -36,8 +36,9 @@ def launch(processes: int, arguments: list[str], scratch: str | None = None) -> 
     Raises:
         KeyboardInterrupt: a signal told this process to end; the others are gone.
     """
-    # torchrun would tell of each signal that it passes on.
-    logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.ERROR)
+    # torchrun would tell of each signal that it gets and passes on.
+    for part in ("agent.server.api", "multiprocessing.api"):
+        logging.getLogger(f"torch.distributed.elastic.{part}").setLevel(logging.ERROR)
     os.environ[_LAUNCHED] = "1"
     if not torch.cuda.device_count():
         os.environ["ACCELERATE_USE_CPU"] = "true"

@@ -20,6 +20,7 @@ from two_processes import on_two
 
 from optbench_llm import finetune
 from optbench_llm.models import load_model
+from optbench_llm.training.checkpoints import latest_checkpoint
 
 # Each starts processes that load torch.
 pytestmark = pytest.mark.slow
@@ -234,7 +235,7 @@ def test_a_signal_ends_all_processes_in_one_line(tmp_path, data, number, launche
         env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     ranks = [process_of_rank(rank, run.pid) for rank in (0, 1)]
-    while not (folder / f"checkpoint-{500}" / "trainer_state.json").exists():
+    while latest_checkpoint(folder) is None:
         assert run.poll() is None, run.communicate()[1]
         time.sleep(0.02)
     run.send_signal(number)
