@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 import optbench_llm
+from optbench_llm.stopping import exit_code, heeding_signals, signal_of
 
 app = typer.Typer(
     help="Any optimizer, by name, in any Hugging Face Trainer, compared in a fair table.",
@@ -33,9 +34,14 @@ def main() -> None:
 
 
 @contextmanager
-def _users_fault_without_traceback() -> Iterator[None]:
+def _ending_without_traceback() -> Iterator[None]:
+    """What users do wrong, and whatever ends the command from outside, is one line."""
     try:
-        yield
+        with heeding_signals():
+            yield
+    except KeyboardInterrupt as interrupt:
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(exit_code(signal_of(interrupt))) from None
     except (ValueError, OSError) as error:
         if isinstance(error, OSError) and error.errno == errno.EPIPE:
             raise  # the reader of a pipe has seen enough: typer ends in silence
@@ -86,7 +92,7 @@ def list_(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """List the optimizers of the catalog."""
-    with _users_fault_without_traceback():
+    with _ending_without_traceback():
         from optbench_llm.catalog_pages import Selection, list_json, print_list
 
         selection = Selection(pattern, category, scope, year, since, max_state_bytes)
@@ -102,7 +108,7 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """Show one optimizer: its paper, equations, hyperparameters, state, needs and limits."""
-    with _users_fault_without_traceback():
+    with _ending_without_traceback():
         from optbench_llm.info_page import info_json, print_info
 
         if as_json:
@@ -127,7 +133,7 @@ def memory(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable, exact bytes.")] = False,
 ) -> None:
     """Show what state every optimizer keeps for a model, to the byte; nothing is loaded."""
-    with _users_fault_without_traceback():
+    with _ending_without_traceback():
         from optbench_llm.catalog import expand
         from optbench_llm.memory_page import memory_json, print_memory
 
@@ -146,7 +152,7 @@ def memory(
 )
 def finetune(context: typer.Context) -> None:
     """Fine-tune one model with one optimizer; takes every TrainingArguments flag."""
-    with _users_fault_without_traceback():
+    with _ending_without_traceback():
         from optbench_llm.finetune import main as run_finetune
 
         run_finetune(context.args)
@@ -184,7 +190,7 @@ def leaderboard(
     ] = None,
 ) -> None:
     """Compare optimizers on a recipe; a second call does only what is missing."""
-    with _users_fault_without_traceback():
+    with _ending_without_traceback():
         from optbench_llm.leaderboard.command import run_command
 
         code = run_command(
@@ -218,7 +224,7 @@ def audit(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """Step everybody's implementation of an optimizer over the same gradients: do they agree?"""
-    with _users_fault_without_traceback():
+    with _ending_without_traceback():
         from optbench_llm.audit.page import auditable, run_audits
 
         specs = [name for item in split_specs("NAME", names) for name in auditable(item)]

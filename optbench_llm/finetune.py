@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,10 +18,11 @@ from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 from optbench_llm.data import DataSettings, check_enough_blocks, data_fingerprint, load_data
-from optbench_llm.launch import launch
+from optbench_llm.launch import is_launched_here, launch
 from optbench_llm.leaderboard.environment import describe_environment
 from optbench_llm.models import load_model, model_fingerprint
 from optbench_llm.providers import canonical_spec
+from optbench_llm.stopping import exit_code, heeding_signals, signal_of
 from optbench_llm.training.arguments import OptBenchArguments
 from optbench_llm.training.checkpoints import check_resumable, latest_checkpoint
 from optbench_llm.training.flags import FlagParser, take
@@ -51,7 +54,10 @@ class FinetuneArguments:
     )
     data: str = field(
         default="optbench:pydocs",
-        metadata={"help": "Alpaca-format .json, .jsonl or .parquet, a hub id, or optbench:pydocs."},
+        metadata={
+            "help": "Alpaca-format .json, .jsonl or .parquet, a save_to_disk folder, a hub id, or"
+            " optbench:pydocs."
+        },
     )
     prompt: Literal["alpaca", "inst"] = field(
         default="alpaca", metadata={"help": "Prompt: Alpaca's, or [INST] ... [/INST]."}
@@ -122,45 +128,66 @@ class FinetuneArguments:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command.
 
-    Exits with 2 on wrong input, with 1 when the run diverged, with 130 when it was interrupted.
+    Exits with 2 on wrong input, with 1 when the run diverged, with 130 when Ctrl-C ended it, with
+    143 or 129 when SIGTERM or SIGHUP did.
     """
     logging.basicConfig(format="%(levelname)s: %(message)s")
     beginning = Beginning()
     folder = Path()
     try:
-        argv = sys.argv[1:] if argv is None else argv
-        options, args = parse_arguments(argv)
-        folder = Path(args.output_dir or "")
-        if options.num_processes > 1 and "RANK" not in os.environ:
-            raise SystemExit(_in_processes(options.num_processes, argv))
-        result = finetune(options, args, callbacks=[beginning])
+        with nullcontext() if _is_later_rank() else heeding_signals():
+            argv = sys.argv[1:] if argv is None else argv
+            options, args = parse_arguments(argv)
+            folder = Path(args.output_dir or "")
+            if options.num_processes > 1 and "RANK" not in os.environ:
+                _in_processes(options.num_processes, argv)
+                return
+            result = finetune(options, args, callbacks=[beginning])
     except ValueError as error:
         if beginning.is_over:
             raise
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        if os.environ.get("RANK", "0") == "0":
-            reached = latest_checkpoint(folder) is not None
-            print(
-                "interrupted; --resume goes on from the last checkpoint"
-                if reached
-                else "interrupted; there is no checkpoint to go on from yet",
-                file=sys.stderr,
-            )
-        raise SystemExit(130) from None
+    except KeyboardInterrupt as interrupt:
+        if not _is_later_rank() and not is_launched_here():
+            print(_farewell(signal_of(interrupt), folder), file=sys.stderr)
+        raise SystemExit(exit_code(signal_of(interrupt))) from None
     if result["status"] != "done":
         raise SystemExit(1)
 
 
-def _in_processes(count: int, argv: Sequence[str]) -> int:
-    """Run the command in so many processes of this machine; its exit code, as a shell gives it."""
+def _is_later_rank() -> bool:
+    """Whether this is one of several processes, and not the first.
+
+    Such a one has nothing to say, and dies of a signal at once: Python would not see to it before
+    a collective operation ends.
+    """
+    return os.environ.get("RANK", "0") != "0"
+
+
+def _farewell(number: signal.Signals, folder: Path) -> str:
+    """What an interrupted run leaves, and how to go on."""
+    how = "interrupted" if number == signal.SIGINT else f"interrupted by {number.name}"
+    if "RANK" in os.environ and number == signal.SIGTERM:
+        how += " (as torchrun does when another process has failed)"
+    if latest_checkpoint(folder) is not None:
+        return f"{how}; --resume goes on from the last checkpoint"
+    return f"{how}; there is no checkpoint to go on from yet"
+
+
+def _in_processes(count: int, argv: Sequence[str]) -> None:
+    """Run the command in so many processes of this machine, and end as they do.
+
+    Raises:
+        KeyboardInterrupt: a signal told this process to end; the others are gone.
+    """
     devices = torch.cuda.device_count()
     if devices and count > devices:
         raise ValueError(f"--num-processes {count}: this machine has {devices} GPUs, one for each")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // count)))
     code = launch(count, ["-m", "optbench_llm.finetune", *argv])
-    return code if code >= 0 else 128 - code
+    if code:
+        raise SystemExit(code if code > 0 else 128 - code)
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[FinetuneArguments, OptBenchArguments]:
@@ -218,6 +245,7 @@ def finetune(
     )
     splits = load_data(data, loaded.tokenizer).with_validation(options.max_eval_blocks)
     check_enough_blocks(splits, args.world_size)
+    console.print(splits.report.page, markup=False, soft_wrap=True)
     model: Any = loaded.model
     if options.lora_r is not None:
         targets = options.lora_target_modules

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -13,15 +14,32 @@ from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, Sign
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from optbench_llm.stopping import Stopped
+
+#: Set in the processes that `launch` starts.
+_LAUNCHED = "OPTBENCH_LAUNCHED"
+
+
+def is_launched_here() -> bool:
+    """Whether `launch` started this process, so that the one that called it speaks for all."""
+    return _LAUNCHED in os.environ and "RANK" in os.environ
+
 
 def launch(processes: int, arguments: list[str], scratch: str | None = None) -> int:
     """Run Python with ``arguments`` in so many processes; when one fails, the others are ended.
 
     Without a GPU the Trainers in them use the CPU. Returns 0, or the exit code of the process that
-    failed first; the negative number of a signal that ended one of them, or this process. A signal
-    goes before an exit code: the others fail when the one that they wait for is gone.
-    ``scratch`` is a folder for torchrun's own files.
+    failed first; the negative number of a signal that ended one of them. A signal goes before an
+    exit code: the others fail when the one that they wait for is gone. ``scratch`` is a folder for
+    torchrun's own files.
+
+    Raises:
+        KeyboardInterrupt: a signal told this process to end; the others are gone.
     """
+    # torchrun would tell of each signal that it gets and passes on.
+    for part in ("agent.server.api", "multiprocessing.api"):
+        logging.getLogger(f"torch.distributed.elastic.{part}").setLevel(logging.ERROR)
+    os.environ[_LAUNCHED] = "1"
     if not torch.cuda.device_count():
         os.environ["ACCELERATE_USE_CPU"] = "true"
     with tempfile.TemporaryDirectory(prefix="torchrun-", dir=scratch) as folder:
@@ -33,7 +51,7 @@ def launch(processes: int, arguments: list[str], scratch: str | None = None) -> 
         try:
             elastic_launch(config, sys.executable)(*arguments)
         except SignalException as stopped:
-            return -stopped.sigval
+            raise Stopped(stopped.sigval) from None
         except ChildFailedError as error:
             codes = [failure.exitcode for failure in error.failures.values()]
             # SIGTERM is what torchrun ends the others with.

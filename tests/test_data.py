@@ -12,23 +12,19 @@ from typing import Any
 
 import pytest
 import torch
+from data_setup import RECORDS, settings, write
 from pydantic import ValidationError
 from transformers import AutoTokenizer
 
 from optbench_llm.data import DataSettings, data_fingerprint, load_data, make_collator
 from optbench_llm.data import fingerprint as fingerprint_module
 from optbench_llm.data import records as records_module
-from optbench_llm.data.prompts import prompt_of
+from optbench_llm.data.prompts import ALPACA, ALPACA_WITH_INPUT, prompts_of
 from optbench_llm.data.records import Record
 from optbench_llm.data.split import split_records
 from optbench_llm.models.locate import tiny_gpt2_folder
 
 pytestmark = pytest.mark.usefixtures("cache_folder")
-
-RECORDS = [
-    {"instruction": f"Count to {n}.", "input": "" if n % 3 else "in words", "output": "1 2 " * n}
-    for n in range(1, 61)
-]
 
 
 @pytest.fixture(scope="module")
@@ -39,23 +35,6 @@ def tokenizer() -> Any:
 @pytest.fixture
 def data_file(tmp_path: Path) -> Path:
     return write(tmp_path / "count.json", RECORDS)
-
-
-def write(path: Path, records: list) -> Path:
-    if path.suffix == ".jsonl":
-        path.write_text("\n".join(map(json.dumps, records)))
-    elif path.suffix == ".json":
-        path.write_text(json.dumps(records))
-    else:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        pq.write_table(pa.Table.from_pylist(records), path)
-    return path
-
-
-def settings(path: Path | str, **chosen: Any) -> DataSettings:
-    return DataSettings(source=str(path), **chosen)
 
 
 def texts(blocks: Any, tokenizer: Any) -> list[str]:
@@ -136,12 +115,17 @@ def test_too_few_records_for_a_split_is_an_error(tmp_path, tokenizer) -> None:
 def test_prompts_are_the_published_ones() -> None:
     """Stanford Alpaca's texts and LMFlow's template, to the letter."""
     record = Record("Add {them}.", "1 2", "3")
-    assert prompt_of(record, "inst") == "[INST] Add {them}.\n1 2 [/INST]"
-    assert prompt_of(record._replace(input=" "), "inst") == "[INST] Add {them}. [/INST]"
-    assert prompt_of(record, "alpaca").endswith(
-        "the request.\n\n### Instruction:\nAdd {them}.\n\n### Input:\n1 2\n\n### Response:"
+    assert prompts_of(record, "inst") == ["[INST] Add {them}.\n1 2 [/INST]"]
+    assert prompts_of(record._replace(input=" "), "inst") == ["[INST] Add {them}. [/INST]"]
+    assert prompts_of(record, "alpaca") == [
+        ALPACA_WITH_INPUT.format(instruction="Add {them}.", input="1 2")
+    ]
+    assert prompts_of(record._replace(input=""), "alpaca") == [
+        ALPACA.format(instruction="Add {them}.")
+    ]
+    assert ALPACA_WITH_INPUT.endswith(
+        "the request.\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
     )
-    assert "Input" not in prompt_of(record._replace(input=""), "alpaca")
 
 
 def test_answer_and_end_are_learned_and_the_prompt_is_not(data_file, tokenizer) -> None:
@@ -173,7 +157,7 @@ def test_blocks_without_anything_to_learn_are_dropped_and_counted(tmp_path, toke
     data = load_data(settings(file, validation_fraction=0, test_fraction=0), tokenizer)
     assert data.report.untrained == 10
     assert len(data.train) == len(RECORDS)
-    assert "10 dropped" in str(data.report)
+    assert "10 records dropped" in str(data.report)
     assert all((data.train[i]["labels"][1:] != -100).any() for i in range(len(data.train)))
     only = write(tmp_path / "only.json", long)
     with pytest.raises(ValueError, match="block_size above 256"):
@@ -256,7 +240,10 @@ BAD_FILES = {
     "cut.json": ('[{"instruction": "a",\n "output": "b"},\n {"instruction"', r"cut\.json, line 3"),
     "lines.json": ('{"a": 1}\n{"a": 2}\n', r"lines\.json, line 2.*name it \.jsonl"),
     "cut.jsonl": ('{"instruction": "a", "output": "b"}\n\n{"instr', r"cut\.jsonl, line 3"),
-    "object.json": ('{"instruction": "a"}', "expected a JSON list, found dict"),
+    "object.json": (
+        '{"instruction": "a"}',
+        "expected a JSON list, found an object with the keys 'instruction';",
+    ),
     "blank.json": ("  \n", "is empty"),
     "none.json": ("[]", "holds no records"),
     "none.jsonl": ("\n\n", "holds no records"),
@@ -335,12 +322,16 @@ def test_counts_of_an_older_checker_are_not_used(data_file, monkeypatch) -> None
     assert data_fingerprint(settings(data_file)) == before
 
 
+HISTORY = "with a 'history' that is no list of .instruction, answer. pairs"
 BAD_RECORDS = {
     "without 'instruction'": {"output": "b"},
     "without 'output'": {"instruction": "a"},
     "with an empty 'output'": {"instruction": "a", "output": " "},
     "with an 'output' that is no string": {"instruction": "a", "output": 3},
     "with an 'input' that is no string": {"instruction": "a", "input": ["x"], "output": "b"},
+    "with a 'system' that is no string": {"instruction": "a", "output": "b", "system": {"x": 1}},
+    HISTORY: {"instruction": "a", "output": "b", "history": [{"role": "user", "content": "a"}]},
+    "with an empty text in 'history'": {"instruction": "a", "output": "b", "history": [["a", ""]]},
     "not an object": ["a", "b"],
     "no valid Unicode": {"instruction": "\ud800", "output": "b"},
 }

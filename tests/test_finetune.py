@@ -230,39 +230,59 @@ def test_an_error_in_mid_training_is_not_taken_for_wrong_input(tmp_path, data, m
         run(*flags(data, tmp_path / "out", "--per-device-train-batch-size", "1"))
 
 
-def test_interrupted_run_says_how_to_go_on(tmp_path, data, capsys):
-    """Ctrl-C after a checkpoint: one line, exit code 130, and a folder to resume from."""
-    folder = tmp_path / "out"
+SAID = {
+    signal.SIGINT: "interrupted",
+    signal.SIGTERM: "interrupted by SIGTERM",
+    signal.SIGHUP: "interrupted by SIGHUP",
+}
 
-    def press_ctrl_c() -> None:
+
+@pytest.mark.parametrize("number", SAID)
+def test_interrupted_run_says_how_to_go_on(tmp_path, data, capsys, number):
+    """A signal after a checkpoint: one line, exit code 128 + its number, a folder to resume."""
+    folder = tmp_path / "out"
+    handlers = [signal.getsignal(each) for each in SAID]
+
+    def send_signal() -> None:
         while latest_checkpoint(folder) is None:
             time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
 
-    watcher = threading.Thread(target=press_ctrl_c, daemon=True)
+    watcher = threading.Thread(target=send_signal, daemon=True)
     watcher.start()
     with pytest.raises(SystemExit) as stopped:
         run(*flags(data, folder, "--max-steps", "5000"))
     watcher.join()
-    assert stopped.value.code == 130
+    assert stopped.value.code == 128 + number
     message = capsys.readouterr().err
-    assert "interrupted; --resume goes on from the last checkpoint" in message
+    assert f"{SAID[number]}; --resume goes on from the last checkpoint\n" in message
     assert "Traceback" not in message
     assert not (folder / "result.json").exists()
     assert latest_checkpoint(folder) is not None
+    assert [signal.getsignal(each) for each in SAID] == handlers
 
 
-def test_a_run_interrupted_early_promises_nothing(tmp_path, data, capsys, monkeypatch):
+@pytest.mark.parametrize("number", SAID)
+def test_a_run_interrupted_early_promises_nothing(tmp_path, data, capsys, monkeypatch, number):
     """Before the first checkpoint there is nothing to go on from."""
-
-    def press_ctrl_c(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(finetune, "load_model", press_ctrl_c)
+    monkeypatch.setattr(
+        finetune, "load_model", lambda *_, **__: os.kill(os.getpid(), number) or time.sleep(9)
+    )
     with pytest.raises(SystemExit) as stopped:
         run(*flags(data, tmp_path / "out"))
-    assert stopped.value.code == 130
-    assert capsys.readouterr().err == "interrupted; there is no checkpoint to go on from yet\n"
+    assert stopped.value.code == 128 + number
+    assert capsys.readouterr().err == (
+        f"{SAID[number]}; there is no checkpoint to go on from yet\n"
+    )
+
+
+def test_what_became_of_the_records_is_said(tmp_path, data, capsys):
+    """Between the command and the first step, in lines that fit a terminal."""
+    run(*flags(data, tmp_path / "out", "--max-steps", "1", "--block-size", "60"))
+    shown = capsys.readouterr().out.splitlines()
+    (first,) = [i for i, line in enumerate(shown) if line == f"{data}: 120 records"]
+    assert shown[first + 1] == "  WARNING: 120 of 120 records (100%) are cut at 60 tokens"
+    assert first < next(i for i, line in enumerate(shown) if "optimizer adamw" in line)
 
 
 def test_flags_have_dashes_underscores_and_aliases():

@@ -20,6 +20,7 @@ from two_processes import on_two
 
 from optbench_llm import finetune
 from optbench_llm.models import load_model
+from optbench_llm.training.checkpoints import latest_checkpoint
 
 # Each starts processes that load torch.
 pytestmark = pytest.mark.slow
@@ -220,6 +221,30 @@ def test_more_processes_than_data_are_refused(tmp_path):
     assert done.returncode == 2, done.stderr[-4000:]
     assert "the train split has 1 blocks, fewer than the 2 processes" in done.stderr
     assert [path.name for path in folder.iterdir()] == ["result.json"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("launched", ["by the command", "by torchrun"])
+def test_a_signal_ends_all_processes_in_one_line(tmp_path, data, number, launched):
+    """Said once, by the command or else by the first process, and a folder to resume from."""
+    folder = tmp_path / "run"
+    words = [*flags(data, folder, 1, *ADAN), "--max-steps", "5000"]
+    command = [sys.executable, "-m", "optbench_llm.finetune", "--num-processes", "2", *words]
+    run = subprocess.Popen(
+        command if launched == "by the command" else torchrun(words),
+        env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    ranks = [process_of_rank(rank, run.pid) for rank in (0, 1)]
+    while latest_checkpoint(folder) is None:
+        assert run.poll() is None, run.communicate()[1]
+        time.sleep(0.02)
+    run.send_signal(number)
+    _, errors = run.communicate(timeout=60)
+    assert errors.count("--resume goes on from the last checkpoint") == 1
+    if launched == "by the command":
+        assert run.returncode == 128 + number
+        assert "Traceback" not in errors
+    assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
 
 
 def test_sharding_needs_processes(tmp_path, data, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,7 @@ def test_ctrl_c_while_a_result_is_stored_loses_neither_it_nor_the_store(
         session = _Session(plan, store, describe_environment(), PlainDisplay())
         with pytest.raises(KeyboardInterrupt):
             session.run(Script(*events), plan.trials)
-        session.store_interrupted()
+        session.store_interrupted(signal.SIGINT)
         result = store.get(trial)
     assert result is not None
     assert result.record["status"] == "done"

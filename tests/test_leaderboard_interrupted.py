@@ -1,4 +1,4 @@
-"""What kill -9, Ctrl-C and time limits cost: at most the trials that were running."""
+"""What kill -9, Ctrl-C, SIGTERM and time limits cost: at most the trials that were running."""
 
 from __future__ import annotations
 
@@ -89,14 +89,25 @@ def running(tmp_path: Path):
 
 # Starts a leaderboard of its own.
 @pytest.mark.slow
-def test_ctrl_c_keeps_what_is_finished_and_prints_it(running):
-    """Exit code 130, a table with the finished row, the running trial as interrupted, no worker."""
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM"), (signal.SIGHUP, "SIGHUP")],
+)
+@pytest.mark.parametrize("told", ["leaderboard", "worker and leaderboard"])
+def test_a_signal_keeps_what_is_finished_and_prints_it(running, number, name, told):
+    """Exit code 128 + signal, the finished row, the running trial as interrupted, no worker.
+
+    Slurm tells all processes of a job, and a worker's death may be seen first.
+    """
     process, worker, store = running
-    process.send_signal(signal.SIGINT)
+    if told == "worker and leaderboard":
+        worker.send_signal(number)
+        time.sleep(0.2)
+    process.send_signal(number)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert "diverged" in output
-    assert "Ctrl-C after step" in output
+    assert f"{name} after step" in output
     assert "1 trials were not run; the same command continues" in output
     assert {name: row["status"] for name, row in rows(store).items()} == {
         "sgd": "diverged",

@@ -75,7 +75,7 @@ def test_answers_come_from_the_docstring(orchard: list[Record]) -> None:
 
 def test_private_things_are_left_out(orchard: list[Record]) -> None:
     """No record speaks of a name with a leading underscore."""
-    assert not any("_private" in "".join(record) for record in orchard)
+    assert not any("_private" in "".join(record.texts) for record in orchard)
 
 
 def test_there_are_thousands_of_varied_records(records: list[Record]) -> None:

@@ -12,7 +12,7 @@ _HOMES = {
     "DataSettings": "optbench_llm.data.settings",
     "DataSplits": "optbench_llm.data.load",
     "Record": "optbench_llm.data.records",
-    "RecordReport": "optbench_llm.data.records",
+    "RecordReport": "optbench_llm.data.report",
     "check_enough_blocks": "optbench_llm.data.load",
     "data_fingerprint": "optbench_llm.data.fingerprint",
     "load_data": "optbench_llm.data.load",
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from optbench_llm.data.blocks import Blocks, Collator, make_collator
     from optbench_llm.data.fingerprint import data_fingerprint
     from optbench_llm.data.load import DataSplits, check_enough_blocks, load_data
-    from optbench_llm.data.records import Record, RecordReport
+    from optbench_llm.data.records import Record
+    from optbench_llm.data.report import RecordReport
     from optbench_llm.data.settings import DataSettings
 
 # Settings and fingerprints must not cost torch.

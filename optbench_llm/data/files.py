@@ -1,4 +1,4 @@
-"""Read JSON, JSONL and Parquet files; a malformed one is named with its line."""
+"""Read JSON, JSONL, Parquet and Arrow files; a malformed one is named with its line."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from optbench_llm.data.records import Record
+
 SUFFIXES = (".json", ".jsonl", ".parquet")
-EXPECTED = "expected objects with 'instruction' and 'output', and perhaps 'input'"
+EXPECTED = (
+    "expected objects with 'instruction' and 'output', and perhaps 'input', 'system' and 'history'"
+)
+SHOWN_KEYS = 5
 
 
 def read_file(path: Path) -> Iterator[tuple[str, Any]]:
@@ -17,7 +22,12 @@ def read_file(path: Path) -> Iterator[tuple[str, Any]]:
     Raises:
         ValueError: the file is malformed.
     """
-    readers = {".json": _read_json, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    readers = {
+        ".json": _read_json,
+        ".jsonl": _read_jsonl,
+        ".parquet": _read_parquet,
+        ".arrow": _read_arrow,
+    }
     yield from readers[path.suffix](path)
 
 
@@ -35,7 +45,7 @@ def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
             f"{path}, line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}{hint}"
         ) from error
     if not isinstance(values, list):
-        raise ValueError(f"{path}: expected a JSON list, found {type(values).__name__}; {EXPECTED}")
+        raise ValueError(f"{path}: expected a JSON list, found {_described(values)}; {EXPECTED}")
     for index, value in enumerate(values):
         yield f"record {index}", value
 
@@ -64,14 +74,35 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a readable Parquet file: {error}") from error
+    yield from _rows(path, table)
+
+
+def _read_arrow(path: Path) -> Iterator[tuple[str, Any]]:
+    """A file in Arrow's streaming format, as ``datasets`` writes it."""
+    import pyarrow as pa
+
+    try:
+        with pa.memory_map(str(path)) as stream:
+            table = pa.ipc.open_stream(stream).read_all()
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: not a readable Arrow file: {error}") from error
+    yield from _rows(path, table)
+
+
+def _rows(path: Path, table: Any) -> Iterator[tuple[str, Any]]:
+    """The rows of a pyarrow table; of a column that is not read, whether it holds anything."""
     missing = {"instruction", "output"} - set(table.column_names)
     if missing:
         raise ValueError(
             f"{path}: no column {' and '.join(sorted(missing))} "
             f"(columns: {', '.join(table.column_names)}); {EXPECTED}"
         )
-    wanted = [c for c in ("instruction", "input", "output") if c in table.column_names]
-    for index, row in enumerate(table.select(wanted).to_pylist()):
+    for index, name in enumerate(table.column_names):
+        if name not in Record._fields:
+            table = table.set_column(index, name, table.column(index).is_valid())
+    for index, row in enumerate(table.to_pylist()):
+        for name in row.keys() - set(Record._fields):
+            row[name] = row[name] or None
         yield f"record {index}", row
 
 
@@ -90,6 +121,16 @@ def _text(path: Path) -> str:
 def _parse(text: str) -> Any:
     # No number is of use here, and int refuses one of thousands of digits.
     return json.loads(text, parse_int=float)
+
+
+def _described(value: Any) -> str:
+    """What a JSON file holds in place of a list."""
+    if not isinstance(value, dict):
+        return f"a {type(value).__name__}"
+    keys = [repr(key) for key in list(value)[:SHOWN_KEYS]] + ["..."] * (len(value) > SHOWN_KEYS)
+    lists = [key for key, inside in value.items() if isinstance(inside, list)]
+    hint = f" (the list under {lists[0]!r} alone, perhaps)" if len(lists) == 1 else ""
+    return f"an object with the keys {', '.join(keys)}{hint}"
 
 
 def _is_lines(text: str) -> bool:

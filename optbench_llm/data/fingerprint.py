@@ -9,9 +9,10 @@ from functools import cache, lru_cache
 from hashlib import sha256
 
 from optbench_llm.cache import cache_dir, read_checked, write_checked
-from optbench_llm.data import files, records, sources
-from optbench_llm.data.prompts import TEMPLATES
-from optbench_llm.data.records import Record, RecordReport, check_records
+from optbench_llm.data import files, records, saved, sources
+from optbench_llm.data.prompts import CONTEXT_TEMPLATES, TEMPLATES
+from optbench_llm.data.records import Record, check_records
+from optbench_llm.data.report import RecordReport
 from optbench_llm.data.settings import DataSettings
 from optbench_llm.data.sources import Location, locate, read
 
@@ -44,6 +45,8 @@ def fingerprint_of(summary: Summary, settings: DataSettings) -> str:
     facts = settings.model_dump(exclude={"source", "max_bad_fraction"})
     facts |= {"records": summary.digest, "rules": BLOCK_RULES}
     facts["template"] = TEMPLATES[settings.prompt]
+    if summary.report.with_system or summary.report.with_history:
+        facts["context"] = CONTEXT_TEMPLATES[settings.prompt]
     return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -58,6 +61,7 @@ def summarise(settings: DataSettings) -> Summary:
     memo = cache_dir() / "records" / f"{key}.json"
     if stored := read_checked(memo):
         facts = json.loads(stored)
+        facts["report"]["first_bad"] = tuple(facts["report"]["first_bad"])
         report = RecordReport(location.name, **facts["report"])
         summary = Summary(facts["digest"], report)
     else:
@@ -74,7 +78,7 @@ def summarise(settings: DataSettings) -> Summary:
 @cache
 def _checker_version() -> str:
     """Changes with the code that reads and checks: what an older one counted is counted anew."""
-    return "".join(inspect.getsource(module) for module in (sources, files, records))
+    return "".join(inspect.getsource(module) for module in (sources, saved, files, records))
 
 
 def read_records(settings: DataSettings) -> list[Record]:
@@ -93,8 +97,9 @@ def _refuse_bad_data(report: RecordReport, settings: DataSettings) -> None:
         raise ValueError(f"{report.source} holds no records: nothing to train on")
     fraction = report.bad_records / report.records
     if fraction > settings.max_bad_fraction or report.bad_records == report.records:
+        way_out = "" if fraction == 1 else ", or raise max_bad_fraction"
         raise ValueError(
             f"{report}: {fraction:.1%} of the records are unusable, more than "
             f"max_bad_fraction={settings.max_bad_fraction:g}; every record needs non-empty texts "
-            "'instruction' and 'output'. Mend the file, or raise max_bad_fraction"
+            f"'instruction' and 'output'. Rename its keys, or mend the file{way_out}"
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import inspect
+from dataclasses import dataclass, fields, replace
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,11 @@ from safetensors.numpy import load, save
 from torch.utils.data import Subset
 
 from optbench_llm.cache import cache_dir, read_checked, write_checked
+from optbench_llm.data import cuts, tokens
 from optbench_llm.data.blocks import Blocks
+from optbench_llm.data.cuts import Lengths, count_cuts
 from optbench_llm.data.fingerprint import fingerprint_of, read_records, summarise
-from optbench_llm.data.records import RecordReport
+from optbench_llm.data.report import RecordReport
 from optbench_llm.data.settings import DataSettings
 from optbench_llm.data.split import RecordSplits, split_records
 from optbench_llm.data.tokens import TokenTable, tokenize, tokenizer_hash
@@ -47,7 +51,7 @@ def load_data(settings: DataSettings, tokenizer: Any) -> DataSplits:
     _check_tokenizer(settings, tokenizer)
     summary = summarise(settings)
     fingerprint = fingerprint_of(summary, settings)
-    key = sha256(f"{fingerprint}{tokenizer_hash(tokenizer)}".encode()).hexdigest()
+    key = sha256(f"{_maker_version()}{fingerprint}{tokenizer_hash(tokenizer)}".encode()).hexdigest()
     stored = cache_dir() / "tokens" / key
     tables = _read_tables(stored)
     if tables is None:
@@ -58,8 +62,16 @@ def load_data(settings: DataSettings, tokenizer: Any) -> DataSplits:
         }
         _write_tables(stored, tables)
     blocks = {name: Blocks(table) for name, table in tables.items()}
-    untrained = sum(table.untrained for table in tables.values())
-    report = replace(summary.report, untrained=untrained)
+    report = replace(
+        summary.report,
+        untrained=sum(table.untrained for table in tables.values()),
+        cuts=count_cuts(
+            [table.lengths for table in tables.values()],
+            settings.block_size,
+            settings.packing,
+            max_size=tokenizer.model_max_length,
+        ),
+    )
     _check_blocks(blocks, report, settings)
     return DataSplits(**blocks, fingerprint=fingerprint, report=report)
 
@@ -101,6 +113,12 @@ def _check_blocks(blocks: dict[str, Blocks], report: RecordReport, settings: Dat
             )
 
 
+@cache
+def _maker_version() -> str:
+    """Changes with the code that makes tables: those of another version are made anew."""
+    return "".join(inspect.getsource(module) for module in (cuts, tokens))
+
+
 def _read_tables(path: Path) -> dict[str, TokenTable] | None:
     content = read_checked(path)
     if content is None:
@@ -112,6 +130,7 @@ def _read_tables(path: Path) -> dict[str, TokenTable] | None:
             learned=arrays[f"{name}.learned"],
             offsets=arrays[f"{name}.offsets"],
             untrained=int(arrays[f"{name}.untrained"]),
+            lengths=Lengths(*(arrays[f"{name}.lengths.{field.name}"] for field in fields(Lengths))),
         )
         for name in RecordSplits._fields
     }
@@ -124,4 +143,6 @@ def _write_tables(path: Path, tables: dict[str, TokenTable]) -> None:
         arrays[f"{name}.learned"] = table.learned
         arrays[f"{name}.offsets"] = table.offsets
         arrays[f"{name}.untrained"] = np.array(table.untrained)
+        for kind, lengths in vars(table.lengths).items():
+            arrays[f"{name}.lengths.{kind}"] = lengths
     write_checked(path, save(arrays))

@@ -16,8 +16,9 @@ class DataSettings(BaseModel):
 
     source: str = Field(
         min_length=1,
-        description="A .json, .jsonl or .parquet file in Alpaca's format, a dataset's hub id, or "
-        "'optbench:pydocs' (records made of the standard library's docstrings; no network).",
+        description="A .json, .jsonl or .parquet file in Alpaca's format, a folder that "
+        "save_to_disk wrote, a dataset's hub id, or 'optbench:pydocs' (records made of the "
+        "standard library's docstrings; no network).",
     )
     prompt: PromptName = Field(
         "alpaca",
@@ -25,7 +26,12 @@ class DataSettings(BaseModel):
         "in the published leaderboard.",
     )
     mask_prompt: bool = Field(True, description="Learn the answer only, not the prompt.")
-    block_size: int = Field(256, ge=8, description="Most tokens in a block; longer ones are cut.")
+    block_size: int = Field(
+        256,
+        ge=8,
+        description="Most tokens in a block. Longer records are cut, after the oldest turns of "
+        "their history are left out.",
+    )
     packing: bool = Field(
         False, description="Fill blocks with record after record instead of padding each."
     )

@@ -11,11 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from optbench_llm.data.files import SUFFIXES, read_file
+from optbench_llm.data.saved import arrow_files, is_saved, train_split
 from optbench_llm.hub import looks_like_hub_id, snapshot
 from optbench_llm.paths import listing, names_in, nearby, user_path
 
 PYDOCS = "optbench:pydocs"
 OFFLINE_HINT = f"To run offline, give a {', '.join(SUFFIXES)} file, or use {PYDOCS!r}."
+
+EXPECTED_SOURCE = f"a file that ends in {', '.join(SUFFIXES)}, or a folder that save_to_disk wrote"
+CONVERT = {
+    ".csv": "; convert it with pandas: read_csv(...).to_json(..., orient='records', lines=True)",
+    ".gz": "; unpack it with gunzip",
+    ".arrow": "; name the folder that it lies in",
+}
 
 
 @dataclass(frozen=True)
@@ -43,11 +51,10 @@ def locate(source: str) -> Location:
         raise ValueError(f"no embedded data set {source!r}: the only one is {PYDOCS!r}")
     path = user_path(source)
     if path.is_dir():
-        inside = [name for name in names_in(path) if name.endswith(SUFFIXES)]
-        raise ValueError(f"{source} is a folder: name one file ({listing(inside, SUFFIXES)})")
+        return _locate_in_folder(source, path)
     if path.exists():
         if path.suffix not in SUFFIXES:
-            raise ValueError(f"{source}: expected a file that ends in {', '.join(SUFFIXES)}")
+            raise ValueError(f"{source}: expected {EXPECTED_SOURCE}{CONVERT.get(path.suffix, '')}")
         return Location(source, (path,), _version([path]))
     if path.suffix in SUFFIXES or not looks_like_hub_id(source):
         raise ValueError(f"no data file {source}: {nearby(path, SUFFIXES)}")
@@ -70,6 +77,19 @@ def read(location: Location) -> Iterator[tuple[str, Any]]:
     for file in location.files:
         for place, value in read_file(file):
             yield (f"{file.name} {place}" if several else place), value
+
+
+def _locate_in_folder(source: str, folder: Path) -> Location:
+    if not is_saved(folder):
+        inside = [name for name in names_in(folder) if name.endswith(SUFFIXES)]
+        raise ValueError(
+            f"{source} is a folder: name one file ({listing(inside, SUFFIXES)}), or join several "
+            "with datasets.load_dataset(...).save_to_disk(...) and name the folder it writes"
+        )
+    split = train_split(folder)
+    files = arrow_files(split)
+    name = source if split == folder else str(split)
+    return Location(name, tuple(files), _version(files))
 
 
 def _locate_pydocs() -> Location:

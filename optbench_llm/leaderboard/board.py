@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from optbench_llm.leaderboard.store import Store, identity
 from optbench_llm.leaderboard.table import Board
 from optbench_llm.leaderboard.trial import Inputs, TrialSpec, plan_trials
 from optbench_llm.models import model_fingerprint
+from optbench_llm.stopping import signal_of
 
 _UNTOUCHED = "untouched.json"
 _TABLES = ("leaderboard.json", "leaderboard.csv", "leaderboard.md")
@@ -64,7 +66,12 @@ class Run:
     board: Board
     not_run: int
     any_done: bool
-    interrupted: bool
+    stopped_by: signal.Signals | None = None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal ended it early."""
+        return self.stopped_by is not None
 
 
 def make_plan(recipe: Recipe) -> Plan:
@@ -82,7 +89,8 @@ def run_leaderboard(plan: Plan, store_path: Path, display: Display, workers: int
     """Run what the store lacks of ``plan`` and write the tables beside the trials.
 
     Every finished trial is on the disk before the next result is looked at, and the tables with it.
-    Ctrl-C ends the running trials, which are stored as interrupted, and returns what there is.
+    Ctrl-C, or any other KeyboardInterrupt, ends the running trials, which are stored as
+    interrupted, and returns what there is.
 
     Raises:
         ValueError: the store cannot be used (see `Store.open`), its results come from another type
@@ -93,7 +101,7 @@ def run_leaderboard(plan: Plan, store_path: Path, display: Display, workers: int
         _announce(plan, store, missing, display)
         environment = {**describe_environment(), "workers": workers}
         session = _Session(plan, store, environment, display)
-        interrupted = False
+        stopped_by = None
         if missing:
             executor = LocalExecutor(
                 setup=_setup(plan, store),
@@ -104,13 +112,13 @@ def run_leaderboard(plan: Plan, store_path: Path, display: Display, workers: int
             )
             try:
                 session.run(executor, missing)
-            except KeyboardInterrupt:
-                session.store_interrupted()
-                interrupted = True
+            except KeyboardInterrupt as interrupt:
+                stopped_by = signal_of(interrupt)
+                session.store_interrupted(stopped_by)
         board = session.write_tables()
         stored = [store.get(trial) for trial in plan.trials]
         any_done = any(result.record["status"] == "done" for result in stored if result)
-        return Run(board, stored.count(None), any_done, interrupted)
+        return Run(board, stored.count(None), any_done, stopped_by)
 
 
 class _Session:
@@ -142,12 +150,13 @@ class _Session:
                     self.write_tables()
                 self._display.show(event)
 
-    def store_interrupted(self) -> None:
+    def store_interrupted(self, stopped_by: signal.Signals) -> None:
         """Keep the running trials as rows that say how far they came."""
         if self._unstored is not None:
             self._keep(self._unstored)
+        what = "Ctrl-C" if stopped_by == signal.SIGINT else stopped_by.name
         for trial, losses in self._running.values():
-            reason = f"Ctrl-C after step {len(losses)}"
+            reason = f"{what} after step {len(losses)}"
             record = failed_record(trial, "interrupted", reason, losses)
             self._store.put(trial, record, losses, self._environment)
 

@@ -13,9 +13,10 @@ from optbench_llm.leaderboard.optimizer_settings import canonical_spec
 from optbench_llm.leaderboard.progress import open_display
 from optbench_llm.leaderboard.recipe import Recipe, load_recipe, override
 from optbench_llm.leaderboard.store import Store
+from optbench_llm.stopping import exit_code
 from optbench_llm.terminal import make_console
 
-ALL_RUN, NONE_DONE, INTERRUPTED = 0, 1, 130
+ALL_RUN, NONE_DONE = 0, 1
 
 
 def run_command(
@@ -41,8 +42,8 @@ def run_command(
     with open_display(make_console()) as display:
         run = run_leaderboard(plan, path, display, workers)
     _print_run(run, path)
-    if run.interrupted:
-        return INTERRUPTED
+    if run.stopped_by is not None:
+        return exit_code(run.stopped_by)
     return ALL_RUN if run.any_done else NONE_DONE
 
 
@@ -97,7 +98,9 @@ def _print_run(run: Run, path: Path) -> None:
             console.print(note, style="dim", highlight=False, markup=False)
     if run.not_run:
         console.print(f"{run.not_run} trials were not run; the same command continues.")
-    console.print(f"{path}/leaderboard.md, .csv and .json hold this table.", highlight=False)
+    console.print(
+        f"{path}/leaderboard.md, .csv and .json hold this table.", highlight=False, markup=False
+    )
 
 
 def _print_plan(plan: Plan, path: Path, workers: int) -> None:
@@ -132,13 +135,24 @@ def _print_plan(plan: Plan, path: Path, workers: int) -> None:
         if recipe.training.max_steps
         else f"{recipe.training.num_train_epochs:g} epochs"
     )
-    console.print(
-        f"{recipe.name}: {recipe.model} on {recipe.data.source}, {budget} each, {recipe.track}",
-        highlight=False,
-    )
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False)
+
+    say(f"{recipe.name}: {recipe.model} on {recipe.data.source}, {budget} each, {recipe.track}")
+    say(data_page(recipe))
     console.print(table)
-    console.print(
-        f"{len(missing)} of {len(plan.trials)} trials would run into {path}. Nothing was written.",
-        highlight=False,
-    )
-    console.print(str(estimate(plan, store, workers)), highlight=False)
+    say(f"{len(missing)} of {len(plan.trials)} trials would run into {path}. Nothing was written.")
+    say(str(estimate(plan, store, workers)))
+
+
+def data_page(recipe: Recipe) -> str:
+    """What would become of the data's records; the model's tokenizer is loaded for it.
+
+    Raises:
+        ValueError: model or data cannot be used.
+    """
+    from optbench_llm.data import load_data
+    from optbench_llm.models import load_tokenizer
+
+    return load_data(recipe.data, load_tokenizer(recipe.model)).report.page

@@ -16,6 +16,7 @@ def main(setup: dict[str, Any], program: list[str]) -> None:
     """Run ``program``, arguments for Python, in the processes that ``setup`` asks for."""
     from optbench_llm.launch import launch
     from optbench_llm.leaderboard.gpus import use_own_gpus
+    from optbench_llm.stopping import signal_of
 
     processes = setup["processes"]
     try:
@@ -23,7 +24,10 @@ def main(setup: dict[str, Any], program: list[str]) -> None:
     except ValueError as error:
         print(json.dumps({"event": "refused", "message": str(error)}), flush=True)
         return
-    code = launch(processes, program, scratch=setup["scratch"])
+    try:
+        code = launch(processes, program, scratch=setup["scratch"])
+    except KeyboardInterrupt as interrupt:
+        code = -signal_of(interrupt)
     if code < 0:
         # The parent tells from it what happened, and whether memory ran out.
         if -code not in (signal.SIGKILL, signal.SIGSTOP):

@@ -22,6 +22,8 @@ from optbench_llm.leaderboard.executor import (
 from optbench_llm.leaderboard.process import EXITED, WorkerProcess
 from optbench_llm.leaderboard.trial import TrialSpec
 
+JOB_ENDS_S = 1.0
+
 
 @dataclass
 class _Running:
@@ -110,6 +112,9 @@ class LocalExecutor:
             # The worker ends now. Of several processes the first to fail is the cause.
             running.failure = running.failure or (message["status"], message["reason"])
         elif kind == EXITED:
+            if worker.was_asked_to_end():
+                # Who ends a whole job tells this process as well: then no trial has failed.
+                time.sleep(JOB_ENDS_S)
             status, reason = worker.death(running.failure if running else None)
             if running is not None:
                 yield self._fail(worker, status, reason)

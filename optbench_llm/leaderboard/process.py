@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from optbench_llm.stopping import HEEDED
+
 EXITED = "exited"
 # The parent's own search path: with -m, a folder datasets/ beside the user would be imported.
 _PATH = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -90,6 +92,10 @@ class WorkerProcess:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
+
+    def was_asked_to_end(self) -> bool:
+        """Whether a dead worker ended by a signal that whoever ends a job sends to all of it."""
+        return -self._process.wait() in HEEDED
 
     def death(self, told: tuple[str, str] | None) -> tuple[str, str]:
         """Status and reason for the trial that a dead worker was running.

@@ -21,7 +21,7 @@ class Display(Protocol):
     def __exit__(self, *exception: object) -> None: ...
 
     def say(self, text: str) -> None:
-        """Show a line for itself."""
+        """Show a text for itself."""
         ...
 
     def plan(self, trials: Sequence[TrialSpec], steps: int | None) -> None:
@@ -109,7 +109,7 @@ class LiveDisplay:
 
     def say(self, text: str) -> None:
         """Print a line above the live part."""
-        self._console.print(text, highlight=False)
+        self._console.print(text, highlight=False, markup=False)
 
     def plan(self, trials: Sequence[TrialSpec], steps: int | None) -> None:
         """Show the empty bar of the whole."""

@@ -67,7 +67,7 @@ class Workbench:
                 "processes": self._setup["processes"],
             },
             "steps": self._steps(),
-            "data": str(self._splits.report),
+            "data": self._splits.report.page,
             "untouched_eval_loss": self._untouched_eval_loss(),
         }
 

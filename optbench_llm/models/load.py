@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -54,13 +55,37 @@ def load_model(name: str, *, seed: int = 0, shards: int = 1) -> LoadedModel:
             f"{name!r}: the tokenizer has {len(tokenizer)} tokens, the model's vocabulary only "
             f"{model.config.vocab_size}: put the model's own tokenizer beside its config"
         )
-    # A tokenizer may come from elsewhere or know no limit; what counts is the model's.
-    positions = getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
-    tokenizer.model_max_length = positions
+    _limit(tokenizer, model.config)
     # GPT-2's class name does not tell transformers its loss, which then warns of a guess.
     if getattr(model, "loss_type", None) is None:
         model.loss_type = "ForCausalLM"
     return LoadedModel(model, tokenizer, fingerprint, name)
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer that ``load_model`` gives, without the model.
+
+    Raises:
+        ValueError: there is no such model, or its files are incomplete or damaged.
+    """
+    if name.startswith(RANDOM):
+        architecture = find_architecture(name)
+        folder, config_facts = architecture.tokenizer_folder, architecture.config
+    else:
+        files = locate(name)
+        folder = dequantized(files.path) if files.is_gguf else files.path
+        config_facts = read_config(folder / "config.json", name)
+    check_causal(config_facts, name)
+    tokenizer = _tokenizer(folder, name)
+    with blaming(f"model {name!r}: its config.json describes no model that can be made"):
+        _limit(tokenizer, AutoConfig.for_model(**config_facts))
+    return tokenizer
+
+
+def _limit(tokenizer: PreTrainedTokenizerBase, config: Any) -> None:
+    """A tokenizer may come from elsewhere or know no limit; what counts is the model's."""
+    positions = getattr(config, "max_position_embeddings", tokenizer.model_max_length)
+    tokenizer.model_max_length = positions
 
 
 def _pretrained(
