@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +12,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from training_setup import Sentences, common, tiny_gpt2
 from transformers import GPT2LMHeadModel, Trainer
 
 from optbench_llm.engine import RuleOptimizer
 from optbench_llm.training import OptBenchArguments, run_training
+from optbench_llm.training.memory import peak_memory_bytes
 from optbench_llm.training.record import RunRecord
 
 #: Seconds of a forward pass, in training and in evaluation, and of writing a checkpoint.
@@ -101,3 +104,18 @@ def test_the_passes_of_a_program_are_training_and_not_the_optimizers_step(measur
     assert record.train_wall_s == pytest.approx(steps_s + TRAIN_S)
     assert record.optimizer_step_ms == pytest.approx(1000 * statistics.median(STEPS_S[1:]))
     assert (record.extra_passes, record.step_passes) == (1.0, [2.0] * 6)
+
+
+def test_state_that_comes_late_is_counted(measured):
+    """At the last step all that an optimizer keeps is there."""
+    record = measured(optim="recording:LateState", learning_rate=0.1)
+    assert record.state_bytes == 8 * record.parameters
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process can be reset on Linux")
+def test_the_peak_is_of_this_run_alone(measured):
+    """What came before it in the same process, as a trial before it, is not its memory."""
+    large = torch.ones(2**28 // 4)
+    before = peak_memory_bytes(large.device)
+    del large
+    assert measured(optim="sgd").peak_mem_bytes < before - 2**27
