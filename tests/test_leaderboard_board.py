@@ -15,7 +15,7 @@ from optbench_llm.leaderboard import store as store_module
 from optbench_llm.leaderboard.board import Plan, _Session, make_plan
 from optbench_llm.leaderboard.command import ALL_RUN, NONE_DONE, run_command
 from optbench_llm.leaderboard.environment import describe_environment
-from optbench_llm.leaderboard.executor import Event, Finished, Ready, Started
+from optbench_llm.leaderboard.executor import Event, Finished, Ready, Started, Stepped
 from optbench_llm.leaderboard.progress import PlainDisplay
 from optbench_llm.leaderboard.recipe import load_recipe
 from optbench_llm.leaderboard.store import Store
@@ -73,6 +73,14 @@ class Script:
         yield from self._events
 
 
+class CtrlC(Script):
+    """The same, with Ctrl-C after the last event."""
+
+    def run(self, trials: Sequence[TrialSpec]) -> Generator[Event, None, None]:
+        yield from super().run(trials)
+        raise KeyboardInterrupt
+
+
 def ready(**environment: Any) -> Ready:
     facts = {
         "environment": {**HERE, **environment},
@@ -83,7 +91,15 @@ def ready(**environment: Any) -> Ready:
     return Ready(1, facts)
 
 
-@pytest.mark.parametrize("change", [{"threads": 1}, {"device": "other"}, {"processor": "other"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"threads": 1},
+        {"device": "other"},
+        {"processor": "other"},
+        {"versions": {**HERE["versions"], "torch": "0.1"}},
+    ],
+)
 def test_rows_of_another_device_or_thread_count_are_told(plan, filled, change):
     """Speed and the last digits of losses depend on them."""
     with Store.open(filled, plan.identity) as store:
@@ -123,3 +139,21 @@ def test_ctrl_c_while_a_result_is_stored_loses_neither_it_nor_the_store(
         result = store.get(trial)
     assert result is not None
     assert result.record["status"] == "done"
+
+
+def test_ctrl_c_keeps_running_trials_as_interrupted(plan, tmp_path):
+    """With the losses so far and no loss to rank by, and for another try."""
+    first, second = plan.trials
+    events = [ready(), Started(1, first), Finished(1, first, DONE, [1.0], 1.0), Started(1, second)]
+    events += [Stepped(1, second, step, 4.0 - step) for step in (1, 2)]
+    with Store.open(tmp_path / "store", plan.identity) as store:
+        session = _Session(plan, store, describe_environment(), PlainDisplay())
+        with pytest.raises(KeyboardInterrupt):
+            session.run(CtrlC(*events), plan.trials)
+        session.store_interrupted()
+        board = session.write_tables()
+        assert store.get(second).losses == [3.0, 2.0]
+        assert plan.missing(store) == [second]
+    told = [(r["status"], r["rank"], r["train_loss"], r["steps"]) for r in board.rows]
+    assert told == [("done", 1, 1.0, None), ("interrupted", 2, None, 2)]
+    assert board.rows[1]["reason"] == "Ctrl-C after step 2"

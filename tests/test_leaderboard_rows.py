@@ -159,6 +159,73 @@ def test_published_figures_are_compared_with_the_same_model_and_data_alone(name,
     assert others not in notes
 
 
+#: A value for each measured entry of a record, no two alike in any unit.
+MEASURED = {
+    "train_loss": 2.125,
+    "eval_loss": 3.25,
+    "steps": 4,
+    "tokens_per_s": 1234.0,
+    "optimizer_step_ms": 5.5,
+    "state_bytes_per_param": 8.75,
+    "peak_mem_bytes": 600 * 2**20,
+    "first_step_ms": 77.0,
+    "first_loss": 6.5,
+    "last_loss": 1.5,
+    "initial_eval_loss": 9.5,
+    "tokens": 999,
+    "compile_s": 11.0,
+    "train_wall_s": 21.0,
+    "eval_wall_s": 0.75,
+    "extra_passes": 1.25,
+    "state_bytes": 33,
+    "parameters": 44,
+    "batches_hash": "ab",
+    "engine": "compiled",
+    "hyperparameters": [{"lr": 0.5}],
+}
+
+
+def test_every_column_shows_its_own_number_in_its_own_unit():
+    """What was measured is what stands in a row, and under each heading of the table."""
+    record = {"status": "done", **MEASURED, "step_passes": [3.0, 2.0, 2.0, 2.0]}
+    (found,) = results({"spec": "lion", "lr": 0.125}, records=[record])
+    rows = rank_rows([replace(found, losses=[4.0, 2.0, 1.5, 1.0])], "train_loss")
+    assert {key: rows[0][key] for key in MEASURED} == MEASURED
+    environment = {"versions": {}, "processor": "Some CPU", "cores": 2}
+    lines = Board(TINY, environment, rows).to_markdown().splitlines()
+    heading, _, line = [line for line in lines if line.startswith("| ")]
+    titles, cells = ([cell.strip() for cell in x.split("|")[1:-1]] for x in (heading, line))
+    assert dict(zip(titles, cells, strict=True)) == {
+        "#": "1",
+        "optimizer": "lion",
+        "train loss": "2.1250",
+        "eval loss": "3.2500",
+        "passes /step": "2.25",
+        # Of 4 passes the first step takes 3.
+        "loss at equal passes": "3.5000",
+        "loss at equal time": "2.3333",
+        "published loss\\*": "2.4041",
+        "lr": "0.125",
+        "steps": "4",
+        "tokens/s": "1,234",
+        "optimizer ms/step": "5.50",
+        "state B/param": "8.75",
+        "peak MiB": "600",
+        "status": "done",
+    }
+
+
+@pytest.mark.parametrize("metric", ["train_loss", "eval_loss"])
+def test_the_note_names_the_loss_that_ranks(metric):
+    """The one that the recipe says."""
+    recipe = override(TINY, {"rank_by": metric})
+    environment = {"versions": {}, "processor": "Some CPU", "cores": 2}
+    notes = notes_of(
+        Board(recipe, environment, rank_rows(results("adam", records=[done(1.0)]), metric))
+    )
+    assert f"Ranked by {metric.replace('_', ' ')}, lower is better" in notes
+
+
 def test_losses_at_equal_cost():
     """Each loss counts for the passes, or the seconds, of its step; a plain row's are its own."""
     losses = [4.0, 3.0, 2.0, 1.0]

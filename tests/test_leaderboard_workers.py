@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import queue
+import time
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,16 @@ if start % 2 == 0:
 send(event="ready", facts={})
 sys.stdin.readline()
 sys.exit(3)
+"""
+# Half a second to load; then it answers at once, but for the second trial that it hears of.
+HANGS_AT_THE_SECOND = """
+time.sleep(0.6)
+send(event="ready", facts={})
+for number, line in enumerate(sys.stdin, 1):
+    send(event="step", step=1, loss=2.0)
+    if number == 2:
+        time.sleep(600)
+    send(event="result", record={"status": "done"}, losses=[2.0])
 """
 IS_CUT_OFF = "print('{\"event\": \"st', end='', flush=True); sys.exit(3)"
 TALKS_NONSENSE = "print('nonsense', flush=True); time.sleep(600)"
@@ -90,6 +101,22 @@ def test_one_failed_start_is_tried_again(tmp_path, monkeypatch):
     found = reasons(run(tmp_path, monkeypatch, STARTS_EVERY_OTHER_TIME))
     assert len(found) == 3
     assert all(reason.startswith("worker ended with exit code 3") for reason in found)
+
+
+def test_a_time_limit_is_that_of_one_trial(tmp_path, monkeypatch):
+    """Not of its worker, which takes longer than that to load; the others go on."""
+    began = time.monotonic()
+    events = run(tmp_path, monkeypatch, HANGS_AT_THE_SECOND, trial_timeout_s=0.5)
+    took_s = time.monotonic() - began
+    finished = [event for event in events if isinstance(event, Finished)]
+    assert [event.trial for event in finished] == TRIALS
+    assert [event.record["status"] for event in finished] == ["done", "timeout", "done"]
+    overdue = finished[1]
+    assert overdue.record["reason"] == "over the recipe's limit of 0.5 s after step 1"
+    assert (overdue.record["steps"], overdue.losses) == (1, [2.0])
+    assert overdue.wall_s >= 0.5
+    # Loading, twice, is no trial's time.
+    assert sum(event.wall_s for event in finished) <= took_s - 2 * 0.6
 
 
 @pytest.mark.parametrize("program", [IS_CUT_OFF, TALKS_NONSENSE])

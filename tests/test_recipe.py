@@ -177,6 +177,27 @@ def test_one_lr_for_all_holds_for_rows_with_an_lr_of_their_own(write):
     assert {recipe.lr_of(entry) for entry in recipe.optimizers} == {3e-4}
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"model": "random:gpt2"}, {"model": "random:gpt2"}),
+        ({"data": "other.json"}, {"data.source": "other.json"}),
+        ({"max_steps": 7}, {"training.max_steps": 7, "training.num_train_epochs": None}),
+        ({"seed": 7}, {"seeds": [7]}),
+        ({"processes_per_trial": 2}, {"processes_per_trial": 2}),
+        ({"lr": "0.5"}, {"lr": 0.5, "lr_scale": 1.0}),
+        ({"lr": "declared"}, {"lr": "declared", "lr_scale": 1.0}),
+    ],
+)
+def test_an_option_replaces_what_the_recipe_says(write, changes, expected):
+    """That alone; ``--lr`` also takes the recipe's scale, and each row's own lr, away."""
+    path = write("max_steps: 3\nlr: declared", "num_train_epochs: 3\nlr_scale: 0.5")
+    before, after = load_recipe(path), changed(load_recipe(path), changes, None)
+    if "lr" in changes:
+        expected["optimizers"] = [entry.model_dump() | {"lr": None} for entry in before.optimizers]
+    assert after == override(before, expected)
+
+
 def test_lr_scale_multiplies_declared_learning_rates_alone(write):
     """An lr that a row sets for itself is meant as it stands."""
     recipe = load_recipe(write())

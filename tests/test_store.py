@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from optbench_llm.leaderboard.recipe import load_recipe, override
+from optbench_llm.leaderboard.board import Plan
+from optbench_llm.leaderboard.recipe import Recipe, TrainingSettings, load_recipe, override
 from optbench_llm.leaderboard.store import Store, identity
 from optbench_llm.leaderboard.trial import Inputs, plan_trials
+from optbench_llm.training.record import RunStatus
 
 RECIPE = load_recipe("tiny-gpt2")
 INPUTS = Inputs("model-a", "data-a", "0.1")
@@ -38,6 +42,7 @@ def trial_id(changes=None, inputs=INPUTS):
         {"training.schedule": "linear"},
         {"training.precision": "bf16"},
         {"training.max_eval_blocks": 7},
+        {"processes_per_trial": 2},
         {"seeds": [7]},
         {"lr": 0.007},
         {"lr_scale": 7.0},
@@ -113,11 +118,75 @@ def test_a_store_of_another_recipe_is_refused_with_the_difference(tmp_path, reci
         Store.read(tmp_path, identity(recipe, inputs))
 
 
-def test_more_optimizers_may_join_a_store(tmp_path):
-    """The list of rows is no part of what a store must share."""
+#: Another value of every training setting; both of the budget's must change together.
+OTHER_TRAINING = {
+    "max_steps": {"training.max_steps": 7},
+    "num_train_epochs": {"training.max_steps": None, "training.num_train_epochs": 7.0},
+    "batch_size": {"training.batch_size": 7},
+    "gradient_accumulation_steps": {"training.gradient_accumulation_steps": 7},
+    "schedule": {"training.schedule": "linear"},
+    "warmup_steps": {"training.warmup_steps": 7},
+    "weight_decay": {"training.weight_decay": 7.0},
+    "max_grad_norm": {"training.max_grad_norm": 7.0},
+    "precision": {"training.precision": "bf16"},
+    "eval_batch_size": {"training.eval_batch_size": 7},
+    "max_eval_blocks": {"training.max_eval_blocks": 7},
+}
+#: Another value of every key of a recipe that all trials of a store must share.
+OTHER_RECIPES = {
+    "name": {"name": "other"},
+    "version": {"version": 7},
+    "lr": {"lr": 0.1},
+    "lr_scale": {"lr_scale": 0.5},
+    "seeds": {"seeds": [42, 7]},
+    "processes_per_trial": {"processes_per_trial": 2},
+}
+#: What stands in a store by its content, and what may differ from run to run.
+BY_CONTENT = {"model", "data", "training"}
+MAY_DIFFER = {
+    "description": {"description": "Other words."},
+    "rank_by": {"rank_by": "eval_loss"},
+    "optimizers": {"optimizers": ["sgd"]},
+    "limits": {"limits.trial_timeout_s": 7.0},
+}
+
+
+def test_every_key_of_a_recipe_is_shared_by_a_store_or_may_differ():
+    """A new one needs its line above."""
+    assert set(OTHER_TRAINING) == set(TrainingSettings.model_fields)
+    known = [*OTHER_RECIPES, *BY_CONTENT, *MAY_DIFFER]
+    assert sorted(known) == sorted(Recipe.model_fields)
+
+
+@pytest.mark.parametrize("changes", [*OTHER_TRAINING.values(), *OTHER_RECIPES.values()])
+def test_what_changes_results_is_another_store(tmp_path, changes):
+    """No board ranks trials of two budgets, seeds or learning rates against each other."""
+    key = next(reversed(changes))
     with Store.open(tmp_path, identity(RECIPE, INPUTS)):
         pass
-    Store.read(tmp_path, identity(override(RECIPE, {"optimizers": ["sgd"]}), INPUTS))
+    with pytest.raises(ValueError, match=rf"{re.escape(key)}: .* there, .* here.*--store"):
+        Store.read(tmp_path, identity(override(RECIPE, changes), INPUTS))
+
+
+@pytest.mark.parametrize("changes", MAY_DIFFER.values(), ids=MAY_DIFFER)
+def test_what_changes_no_result_is_the_same_store(tmp_path, changes):
+    """Words, limits and other rows cost nobody a second run."""
+    with Store.open(tmp_path, identity(RECIPE, INPUTS)) as store:
+        store.put(TRIAL, DONE, [1.0], ENVIRONMENT)
+    changed = override(RECIPE, changes)
+    assert len(Store.read(tmp_path, identity(changed, INPUTS)).results) == 1
+
+
+@pytest.mark.parametrize("status", get_args(RunStatus))
+def test_what_another_try_may_change_is_tried_again(tmp_path, status):
+    """A trial that is done or diverged ends so again; time, memory and Ctrl-C may not come back."""
+    plan = Plan(RECIPE, INPUTS, plan_trials(RECIPE, INPUTS))
+    with Store.open(tmp_path, plan.identity) as store:
+        store.put(TRIAL, {"status": status, "reason": "x"}, [], ENVIRONMENT)
+        kept = status in ("done", "diverged")
+        assert (TRIAL in plan.missing(store)) is not kept
+        again = [] if kept else [f"{TRIAL.spec} ({status})"]
+        assert plan.tried_again(store) == again
 
 
 def test_a_store_that_cannot_be_written_is_refused(tmp_path):

@@ -109,11 +109,14 @@ class Workbench:
                 bf16=self._setup["training"]["precision"] == "bf16",
                 report_to="none",
             )
+            model = copy.deepcopy(self._base.model)
             trainer = OptBenchTrainer(
-                model=copy.deepcopy(self._base.model),
+                model=model,
                 args=args,
                 data_collator=make_collator(self._base.tokenizer),
             )
+            # As training does it, for the precision that trials are evaluated in.
+            trainer.model_wrapped = trainer.accelerator.prepare_model(model, evaluation_mode=True)
             return mean_token_loss(trainer, self._splits.validation)
 
 
