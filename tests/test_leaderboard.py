@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,21 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(finished, tmp_path):
     assert "Estimate: about" in new.stdout
     assert snapshot(store) == before
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_and_a_dry_run_say_alike_what_is_cut(finished, tmp_path):
+    """Before the first trial: of how many records the answer and the end token are lost."""
+    recipe, _, process = finished
+    planned = run_here("leaderboard", recipe, "--store", tmp_path / "new", "--dry-run")
+    account = re.compile(
+        r"^optbench:pydocs: [\d,]+ records\n  WARNING: [\d,]+ of [\d,]+ records \(\d+%\) are cut"
+        r" at 64 tokens\n  end tokens lost: [\d,]+, answers cut short: .*\n(  .*\n)+",
+        re.MULTILINE,
+    )
+    said = account.search(process.stdout)
+    assert said is not None, process.stdout
+    assert said[0] in planned.stdout
+    assert process.stdout.index(said[0]) < process.stdout.index("[ 1/11]")
 
 
 def test_a_store_of_other_settings_is_refused(finished):
