@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,6 +30,7 @@ def create_optimizer(
     lr: float | None = None,
     *,
     engine: str = "auto",
+    decays: Collection[str] | None = None,
     **hyperparameters: Any,
 ) -> torch.optim.Optimizer:
     """Make the optimizer that a spec names.
@@ -40,7 +41,10 @@ def create_optimizer(
     groups is taken as it is: with a warning for optimizers that look at output channels, with a
     ``role`` in each group for those that must know what a parameter is. ``lr`` None means the
     declared one.
-    ``engine`` is ``auto``, ``eager`` or ``compiled`` and concerns our own rules only.
+    ``engine`` is ``auto``, ``eager`` or ``compiled`` and concerns our own rules only. ``decays``
+    holds the names of a model's parameters that decay, where that is not all but biases and norms.
+
+    Warns of weights in 16 bits that lose small steps.
 
     Raises ValueError for an unknown name (with the nearest ones), an unknown engine, an unknown
     hyperparameter or one out of range, a model without parameters for the optimizer, groups without
@@ -60,7 +64,9 @@ def create_optimizer(
         params: Any = model_or_params
         if isinstance(params, nn.Module):
             int8 = parsed.storage == "int8"
-            params = param_groups(params, settings["weight_decay"], rule, mark_embeddings=int8)
+            params = param_groups(
+                params, settings["weight_decay"], rule, mark_embeddings=int8, decays=decays
+            )
         elif rule.by_channel:
             warnings.warn(
                 f"optimizer {spec!r} looks at output channels but was given parameters: it takes"
@@ -77,7 +83,7 @@ def create_optimizer(
         )
     else:
         row = dict(parsed.info.settings or {}) if parsed.info else {}
-        made = make_foreign(parsed, *foreign, model_or_params, {**row, **given})
+        made = make_foreign(parsed, *foreign, model_or_params, {**row, **given}, decays)
     _warn_of_short_weights(spec, made)
     return made
 
@@ -96,7 +102,7 @@ def _warn_of_short_weights(spec: str, optimizer: torch.optim.Optimizer) -> None:
         other = "" if dtype is torch.float16 else ", or take 'adamw-bf16', which rounds at random"
         warnings.warn(
             f"optimizer {spec!r} steps weights in {str(dtype).removeprefix('torch.')}, where steps"
-            f" below {lost:.1%} of a weight are lost: at small learning rates, most of them. Load"
+            f" below {lost:.2g} of a weight are lost: at small learning rates, most of them. Load"
             f" the model in fp32 and train with bf16=True{other}"
         )
 

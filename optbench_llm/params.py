@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
@@ -52,14 +52,17 @@ def param_groups(
     rule: type[Rule] | None = None,
     *,
     mark_embeddings: bool = False,
+    decays: Collection[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Trainable parameters in groups: those that decay, then those that do not.
 
-    Biases, norms and other vectors do not decay. Tied weights appear once. ``weight_decay`` None
-    leaves the optimizer's own default to the decaying groups. Which groups there are depends on the
-    model, the rule and ``mark_embeddings`` alone, never on the value of a hyperparameter, so that a
-    run may go on with another weight decay, 0 too. What else ``rule`` must know of the layout
-    stands in the groups as plain values:
+    Those that a rule leaves to its companion come after its own, so that the first group has the
+    learning rate that was asked for: it is the one that loggers show. Biases, norms and other
+    vectors do not decay; with ``decays``, the weights of these names do and no others. Tied weights
+    appear once. ``weight_decay`` None leaves the optimizer's own default to the decaying groups.
+    Which groups there are depends on the model, the rule, ``decays`` and ``mark_embeddings``, never
+    on the value of a hyperparameter, so that a run may go on with another weight decay, 0 too. What
+    else ``rule`` must know of the layout stands in the groups as plain values:
 
     - ``conv1d``: weights stored (in, out), transformers' Conv1D among them, for rules that look at
       output channels or layouts.
@@ -95,16 +98,19 @@ def param_groups(
     Raises ValueError for a model without trainable parameters, or without any for the rule.
     """
     groups: dict[Any, dict[str, Any]] = {}
+    named = set(decays or ())
+    chosen = {p for name, p in model.named_parameters(remove_duplicate=False) if name in named}
     for p, layout in _trainable(model):
         keys = _keys(layout, rule)
         if mark_embeddings and layout.embeds:
             keys["embeds"] = True
-        decays = layout.role not in UNDECAYED
-        group = groups.setdefault((not decays, *keys.items()), {"params": [], **keys})
+        is_left = _is_left_to_companion(layout, rule)
+        is_decayed = layout.role not in UNDECAYED if decays is None else p in chosen
+        group = groups.setdefault((is_left, not is_decayed, *keys.items()), {"params": [], **keys})
         group["params"].append(p)
-        if not decays:
+        if not is_decayed:
             group["weight_decay"] = 0.0
-        elif weight_decay is not None and not _is_left_to_companion(layout, rule):
+        elif weight_decay is not None and not is_left:
             group["weight_decay"] = weight_decay
     if not groups:
         raise ValueError(f"{type(model).__name__} has no trainable parameters")
@@ -115,7 +121,7 @@ def param_groups(
             f" {', '.join(sorted(rule.roles))} and found {', '.join(sorted(map(str, found)))};"
             " use an optimizer for any parameter, such as adamw"
         )
-    return [groups[key] for key in sorted(groups, key=lambda key: key[0])]
+    return [groups[key] for key in sorted(groups, key=lambda key: key[:2])]
 
 
 def _is_left_to_companion(layout: Layout, rule: type[Rule] | None) -> bool:

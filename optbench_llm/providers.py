@@ -7,7 +7,7 @@ import functools
 import importlib
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -122,10 +122,12 @@ def make_foreign(
     name: str,
     model_or_params: nn.Module | Iterable[Any],
     arguments: Mapping[str, Any],
+    decays: Collection[str] | None = None,
 ) -> torch.optim.Optimizer:
     """Make a provider's optimizer; ``arguments`` have been checked.
 
-    Raises ValueError where its own constructor refuses them, or needs a model and got parameters.
+    Raises ValueError where its own constructor refuses them, or needs a model and got parameters,
+    and for ``decays`` (see :func:`param_groups`) where it divides the model itself.
     """
     cls = provider_class(provider, name)
     target: Any = model_or_params
@@ -133,13 +135,18 @@ def make_foreign(
     if takes in ("model", "named_parameters"):
         if not isinstance(target, nn.Module):
             raise ValueError(f"optimizer {spec.text!r} reads the names of weights: pass the model")
+        if decays is not None:
+            raise ValueError(
+                f"optimizer {spec.text!r} divides the model into parameter groups itself, so that"
+                " nobody else can say which weights decay"
+            )
         target = target if takes == "model" else target.named_parameters()
     elif _is_listed(MARKED_GROUPS, cls):
-        target = _marked_groups(spec, target, arguments.get("weight_decay"))
+        target = _marked_groups(spec, target, arguments.get("weight_decay"), decays)
     elif isinstance(target, nn.Module):
         if provider == "bnb":
             keep_embeddings_in_32_bits(target)
-        target = param_groups(target, arguments.get("weight_decay"))
+        target = param_groups(target, arguments.get("weight_decay"), decays=decays)
     try:
         optimizer = cls(target, **arguments)
     except (ValueError, TypeError, ImportError) as error:
@@ -149,10 +156,13 @@ def make_foreign(
             f"optimizer {spec.canonical!r} is bitsandbytes' own, which steps no sharded parameters"
             " (FSDP2); use a rule of ours with its state in 8 bits, such as lion@int8, or DDP"
         )
-    optimizer.register_load_state_dict_pre_hook(
-        functools.partial(_warn_before_loading, spec.canonical)
-    )
+    tell_of_loaded_settings(spec.canonical, optimizer)
     return optimizer
+
+
+def tell_of_loaded_settings(spec: str, optimizer: torch.optim.Optimizer) -> None:
+    """Let a foreign optimizer warn of hyperparameters that a loaded state replaces by others."""
+    optimizer.register_load_state_dict_pre_hook(functools.partial(_warn_before_loading, spec))
 
 
 def _warn_before_loading(
@@ -171,13 +181,18 @@ class _ByRole(Rule):
     by_layout = True
 
 
-def _marked_groups(spec: Spec, model_or_params: Any, weight_decay: float | None) -> Any:
+def _marked_groups(
+    spec: Spec,
+    model_or_params: Any,
+    weight_decay: float | None,
+    decays: Collection[str] | None,
+) -> Any:
     """Groups that say ``use_muon``: weight matrices, but neither embeddings nor the head.
 
     Raises ValueError for parameters that do not come in such groups.
     """
     if isinstance(model_or_params, nn.Module):
-        groups = param_groups(model_or_params, weight_decay, _ByRole)
+        groups = param_groups(model_or_params, weight_decay, _ByRole, decays=decays)
         return [
             {name: value for name, value in group.items() if name not in LAYOUT_KEYS}
             | {"use_muon": group["role"] in MATRIX_ROLES}

@@ -197,3 +197,16 @@ def test_lion_8bit_keeps_embeddings_in_32_bits():
         p.grad = torch.ones_like(p)
         optimizer.step()
         assert optimizer.state[p]["state1"].dtype is dtype
+
+
+@pytest.mark.parametrize("spec", ["adamw", "lion@int8", "torch:AdamW"])
+def test_weights_of_16_bits_that_lose_small_steps_are_named(spec):
+    """With what rounds right; fp32 weights, adapters' among them, need no word."""
+    with pytest.warns(UserWarning, match=r"in bfloat16, where steps below 0.002 of .*'adamw-bf16'"):
+        ob.create_optimizer(nn.Linear(4, 4).bfloat16(), spec, lr=1e-5)
+    with pytest.warns(UserWarning, match=r"in float16, where steps below 0.00024 of .*bf16=True$"):
+        ob.create_optimizer(nn.Linear(4, 4).half(), spec, lr=1e-5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ob.create_optimizer(nn.Linear(4, 4), spec, lr=1e-5)
+        ob.create_optimizer(nn.Linear(4, 4).bfloat16(), "adamw-bf16", lr=1e-5)

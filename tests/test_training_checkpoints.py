@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,15 @@ from safetensors.torch import load_file
 from training_setup import (
     Sentences,
     assert_same_weights,
+    common,
     stock_trainer,
     tiny_gpt2,
     trainer,
     weights,
 )
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
+import optbench_llm as ob
 from optbench_llm.training import attach
 from optbench_llm.training.checkpoints import check_resumable, check_whole, latest_checkpoint
 from optbench_llm.training.evaluation import mean_token_loss
@@ -202,3 +205,22 @@ def test_a_run_that_scales_its_loss_needs_the_scale(tmp_path):
     check_whole(tmp_path / "checkpoint-2")
     with pytest.raises(ValueError, match=r"lacks scaler.pt"):
         check_whole(tmp_path / "checkpoint-2", scales_loss=True)
+
+
+def test_a_plain_trainer_that_saves_schedule_free_weights_at_y_is_told(tmp_path):
+    """It never calls eval() before saving; attach does."""
+    words = "call optimizer.eval"
+    model = tiny_gpt2()
+    plain = Trainer(
+        model=model, train_dataset=Sentences(),
+        args=TrainingArguments(**common(tmp_path, save_strategy="steps", save_steps=3)),
+        optimizers=(ob.create_optimizer(model, SCHEDULE_FREE), None),
+    )  # fmt: skip
+    with pytest.warns(UserWarning, match=words) as told:
+        plain.train()
+    assert sum(words in str(one.message) for one in told) == 1
+    attached = stock_trainer(tmp_path, save_strategy="steps", save_steps=3)
+    attach(attached, SCHEDULE_FREE, lr=1e-2)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*" + words)
+        attached.train()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from types import SimpleNamespace
@@ -88,6 +89,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _start_afresh(self) -> None:
         """Begin what a copy does not take along."""
         self._gradients_made = False
+        self._told_of_train_point = False
         self._engine: tuple[str, str] | None = None
         self._compiled = CompiledPhases()
         self._forget_memory()
@@ -331,7 +333,8 @@ class RuleOptimizer(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """As torch has it.
 
-        Raises RuntimeError where parameters are sharded: one process knows a part of the state.
+        Warns, once, where weights saved beside it are not those to be evaluated. Raises
+        RuntimeError where parameters are sharded: one process knows a part of the state.
         """
         if self.state and any(layout.sharding for layout in self._layouts()):
             raise RuntimeError(
@@ -339,7 +342,21 @@ class RuleOptimizer(torch.optim.Optimizer):
                 " part of their state; let all processes call optimizer.whole_state_dict(), as"
                 " OptBenchTrainer does for its checkpoints"
             )
+        if self._training and not self._told_of_train_point and self._moves_to_evaluate():
+            self._told_of_train_point = True
+            warnings.warn(
+                f"optimizer {self.spec!r} trains at another point than its model is evaluated at:"
+                " weights that are saved beside this state are at the first; call optimizer.eval()"
+                " before saving and train() after it, as OptBenchTrainer and attach do"
+            )
         return super().state_dict()
+
+    def _moves_to_evaluate(self) -> bool:
+        return any(
+            self._has_evaluation_point(self.rule_for(group), p)
+            for group in self.param_groups
+            for p in group["params"]
+        )
 
     def whole_state_dict(self) -> dict[str, Any] | None:
         """The state as one process would have it, on the CPU of the first one; None on others.

@@ -17,6 +17,7 @@ from optbench_llm.create import create_optimizer, effective_hyperparameters
 from optbench_llm.engine import RuleOptimizer
 from optbench_llm.engine.checks import lacks_estimate
 from optbench_llm.programs import Replay, count_trained, create_program
+from optbench_llm.providers import tell_of_loaded_settings
 from optbench_llm.training.arguments import OptBenchArguments
 from optbench_llm.training.callback import OptBenchCallback
 from optbench_llm.training.checkpoints import check_whole
@@ -24,6 +25,7 @@ from optbench_llm.training.choice import Attached, OptimizerChoice, check_flatte
 from optbench_llm.training.hf_provider import check_taken, hf_arguments
 from optbench_llm.training.hooks import (
     other_optimizer,
+    overriding_class,
     warn_of_changes,
     warn_of_left_out,
 )
@@ -137,11 +139,18 @@ class OptBenchMixin(_Trainer):
             with hf_arguments(self, choice):
                 made = Trainer.create_optimizer(self, model)
             check_taken(made, choice)
+            tell_of_loaded_settings(choice.spec, made)
             return made
         target = self.model if model is None else model
         assert target is not None
+        own = overriding_class(self, "get_decay_parameter_names")
         return create_optimizer(
-            target, choice.spec, choice.lr, engine=choice.engine, **choice.hyperparameters
+            target,
+            choice.spec,
+            choice.lr,
+            engine=choice.engine,
+            decays=None if own is None else self.get_decay_parameter_names(target),
+            **choice.hyperparameters,
         )
 
     def _record_hyperparameters(self) -> None:
