@@ -24,7 +24,7 @@ from optbench_llm.models import load_model, model_fingerprint
 from optbench_llm.providers import canonical_spec
 from optbench_llm.stopping import exit_code, heeding_signals, signal_of
 from optbench_llm.training.arguments import OptBenchArguments
-from optbench_llm.training.checkpoints import check_resumable, latest_checkpoint
+from optbench_llm.training.checkpoints import can_resume, check_resumable
 from optbench_llm.training.flags import FlagParser, take
 from optbench_llm.training.lora import with_lora
 from optbench_llm.training.progress import Beginning, FinetuneProgress, result_line
@@ -170,7 +170,7 @@ def _farewell(number: signal.Signals, folder: Path) -> str:
     how = "interrupted" if number == signal.SIGINT else f"interrupted by {number.name}"
     if "RANK" in os.environ and number == signal.SIGTERM:
         how += " (as torchrun does when another process has failed)"
-    if latest_checkpoint(folder) is not None:
+    if can_resume(folder):
         return f"{how}; --resume goes on from the last checkpoint"
     return f"{how}; there is no checkpoint to go on from yet"
 

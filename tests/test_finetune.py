@@ -151,7 +151,7 @@ def test_a_companion_s_settings_are_told_from_the_optimizer_s(tmp_path, data, ca
     shown = capsys.readouterr().out
     assert json.loads((folder / "result.json").read_text())["lr"] == 0.01
     assert "lr 0.01," in shown
-    assert re.search(r"lr +│ 0\.0003 +│ 0\.01 +│\n", shown)
+    assert re.search(r"lr +│ 0\.01 +│ 0\.0003 +│\n", shown)
     assert re.search(r"role +│ [a-z, ]*norm, bias +│ matrix +│", shown)
     assert "conv1d" not in shown
 

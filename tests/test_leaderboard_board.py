@@ -150,7 +150,7 @@ def test_ctrl_c_keeps_running_trials_as_interrupted(plan, tmp_path):
         session = _Session(plan, store, describe_environment(), PlainDisplay())
         with pytest.raises(KeyboardInterrupt):
             session.run(CtrlC(*events), plan.trials)
-        session.store_interrupted()
+        session.store_interrupted(signal.SIGINT)
         board = session.write_tables()
         assert store.get(second).losses == [3.0, 2.0]
         assert plan.missing(store) == [second]

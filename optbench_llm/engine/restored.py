@@ -26,6 +26,11 @@ def check_groups(spec: str, groups: Sequence[Group], saved: Sequence[Group]) -> 
         " (earlier ones made one group of what had equal settings, such as weight_decay=0.0), and"
         " cannot be put in order; go on from the weights alone, with a new optimizer"
     )
+    if len(own) != len(found):
+        raise ValueError(
+            f"the loaded state has a different number of parameter groups, {len(found)}, than"
+            f" optimizer {spec!r}, {len(own)}: {remedy}"
+        )
     if own != found:
         raise ValueError(
             f"this state has its parameters in groups of {_listed(found)}, optimizer {spec!r} in"

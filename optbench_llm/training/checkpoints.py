@@ -43,6 +43,12 @@ def latest_checkpoint(output_dir: Path) -> Path | None:
     return next((folder for folder in folders if _why_not(folder) is None), None)
 
 
+def can_resume(output_dir: Path) -> bool:
+    """Whether an interrupted run in this folder can go on from a checkpoint."""
+    newest = latest_checkpoint(output_dir)
+    return newest is not None and not _missing(newest)
+
+
 def check_resumable(checkpoint: Path) -> None:
     """Raise ValueError unless a run can go on from this checkpoint."""
     why_not = _why_not(checkpoint)
