@@ -152,7 +152,7 @@ def test_a_companion_s_settings_are_told_from_the_optimizer_s(tmp_path, data, ca
     assert json.loads((folder / "result.json").read_text())["lr"] == 0.01
     assert "lr 0.01," in shown
     assert re.search(r"lr +│ 0\.01 +│ 0\.0003 +│\n", shown)
-    assert re.search(r"role +│ [a-z, ]*norm, bias +│ matrix +│", shown)
+    assert re.search(r"role +│ matrix +│ [a-z, ]*norm, bias +│", shown)
     assert "conv1d" not in shown
 
 
