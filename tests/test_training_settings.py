@@ -139,6 +139,9 @@ def test_changed_arguments_are_checked_when_the_optimizer_is_made(tmp_path):
     run.args.optim_args = "betas=(2.0,0.99)"
     with pytest.raises(ValueError, match="betas"):
         run.create_optimizer()
+    run.args.optim_args, run.args.adam_beta2 = None, 0.9
+    with pytest.raises(ValueError, match="adam_beta2=0.9 has no effect"):
+        run.create_optimizer()
 
 
 def test_an_optimizer_that_is_kept_for_a_second_training_says_so(tmp_path, caplog):
