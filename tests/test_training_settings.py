@@ -140,7 +140,7 @@ def test_changed_arguments_are_checked_when_the_optimizer_is_made(tmp_path):
     with pytest.raises(ValueError, match="betas"):
         run.create_optimizer()
     run.args.optim_args, run.args.adam_beta2 = None, 0.9
-    with pytest.raises(ValueError, match="adam_beta2=0.9 has no effect"):
+    with pytest.raises(ValueError, match=r"adam_beta2=0.9 has no effect"):
         run.create_optimizer()
 
 
