@@ -115,4 +115,8 @@ def test_every_command_ends_in_a_line(number):
     time.sleep(3)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (128 + number, "interrupted\n")
+    # Of a signal that comes again while Python ends it dies at once, which a shell shows alike.
+    assert process.returncode in (128 + number, -number)
+    # Libraries may have warned before, while they loaded.
+    assert errors.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in errors
