@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from optbench_llm.lazy import lazily
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
         attach,
     )
 
+# bitsandbytes, which transformers and torch's providers load, tells everyone that an optional 4-bit
+# kernel is missing.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 # `import optbench_llm` must not cost torch.
 __getattr__ = lazily(__name__, _HOMES)
 

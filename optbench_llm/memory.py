@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,8 +24,6 @@ from optbench_llm.paths import user_path
 from optbench_llm.rules.rule import STORAGES, Rule
 from optbench_llm.state_bytes import state_bytes
 
-# bitsandbytes tells everyone that an optional 4-bit kernel is missing.
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 SHOWN_CHARS = 80
 
 

@@ -34,14 +34,16 @@ def exit_code(number: signal.Signals) -> int:
 
 @contextmanager
 def heeding_signals() -> Iterator[None]:
-    """Raise `Stopped` in the main thread when SIGTERM or SIGHUP comes; once.
+    """Raise `Stopped` in the main thread when SIGTERM or SIGHUP comes, once, or Ctrl-C.
 
     A signal that is ignored, as under nohup, stays so. What fails after the signal failed by it.
+    Python takes a plain KeyboardInterrupt for unhandled, whoever catches it later, where it passes
+    a text that ``exec`` runs, as while torch loads: the process would die of SIGINT, and not exit.
     """
     received: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if received:
+        if received and number != signal.SIGINT:
             return  # timeout(1) and Slurm tell a group and each process: clean-up goes on
         received.append(number)
         _leave_dead_terminal()
@@ -51,9 +53,11 @@ def heeding_signals() -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in HEEDED}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, stop)
+    before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        before[signal.SIGINT] = signal.default_int_handler
+    for number in before:
+        signal.signal(number, stop)
     try:
         yield
     except Exception as error:
