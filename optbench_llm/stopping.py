@@ -38,7 +38,8 @@ def heeding_signals() -> Iterator[None]:
 
     A signal that is ignored, as under nohup, stays so. What fails after the signal failed by it.
     Python takes a plain KeyboardInterrupt for unhandled, whoever catches it later, where it passes
-    a text that ``exec`` runs, as while torch loads: the process would die of SIGINT, and not exit.
+    a text that ``exec`` runs, as while torch loads: under ``python -m`` the process would die of
+    SIGINT at its end in the place of exiting.
     """
     received: list[int] = []
 

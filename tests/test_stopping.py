@@ -129,9 +129,11 @@ except KeyboardInterrupt as interrupt:
 """
 
 
-def test_ctrl_c_while_libraries_run_texts_is_an_exit_too():
-    """Not death by SIGINT after all was cleaned up, as Python has it."""
-    done = subprocess.run([sys.executable, "-c", LOADING], capture_output=True, text=True)
+def test_ctrl_c_while_libraries_run_texts_is_an_exit_too(tmp_path):
+    """Not death by SIGINT after all was cleaned up, as of other modules under python -m."""
+    (tmp_path / "loading.py").write_text(LOADING)
+    command = [sys.executable, "-m", "loading"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (130, "")
 
 
