@@ -12,7 +12,7 @@ from torch import Tensor
 
 from optbench_llm.engine.bound import BoundUnit, Work
 from optbench_llm.engine.triton.emitter import HEADER, Form
-from optbench_llm.engine.triton.kernels import Variant, add_up, made, take_over
+from optbench_llm.engine.triton.kernels import Variant, add_up, made, source_of, take_over
 
 #: Elements of a tile, of as many rows as columns: whole blocks of a blockwise storage; rows of a
 #: matrix whose rows lie in memory one behind the other; those of one whose columns do.
@@ -94,30 +94,35 @@ class Batch:
         units = len(self.bounds)
         out = kept = self._table
         if source.sums:
-            out = torch.empty((source.sums, self._count), dtype=torch.float32, device=self.device)
+            out = self._empty(source.sums, self._count)
         if source.kept:
-            kept = torch.empty((units, len(source.kept)), dtype=torch.float32, device=self.device)
+            kept = self._empty(units, len(source.kept))
         stride = 0 if sums is None or sums.ndim == 1 else sums.shape[1]
         aligned = self._aligned and numbers.aligned
         began = time.perf_counter()
-        kernel[(self._count,)](
+        launch(
+            kernel, self.device, (self._count,),
             self._table, self._tiles_of, numbers.of_tensors, numbers.scalars,
             self._table if sums is None else sums, kept, out, stride, *self.tile,
-            aligned, self._row_major, num_warps=WARPS,
+            aligned, self._row_major,
         )  # fmt: skip
         if (phase, aligned) not in self._launched:
             # Triton compiles a kernel when it is first launched.
             self._launched.add((phase, aligned))
             self.compile_s += time.perf_counter() - began
         for number, part in enumerate(source.kept):
-            place = len(HEADER) + 1 + part
-            width = self._table.shape[1]
-            take_over[(units,)](self._table, kept, place, number, width, len(source.kept))
+            place, width = len(HEADER) + 1 + part, self._table.shape[1]
+            shape = (place, number, width, len(source.kept))
+            launch(take_over, self.device, (units,), self._table, kept, *shape)
         if not source.sums:
             return None
-        found = torch.empty((units, source.sums), dtype=torch.float32, device=self.device)
-        add_up[(units, source.sums)](out, self._first, found, source.sums, SUMS_TILE)
+        found = self._empty(units, source.sums)
+        grid, sizes = (units, source.sums), (source.sums, SUMS_TILE)
+        launch(add_up, self.device, grid, out, self._first, found, *sizes)
         return found
+
+    def _empty(self, *shape: int) -> Tensor:
+        return torch.empty(shape, dtype=torch.float32, device=self.device)
 
     def make(self, phases: Sequence[str]) -> None:
         """Emit the kernels of these phases.
@@ -129,7 +134,7 @@ class Batch:
 
     def _kernel(self, phase: str) -> tuple[Any, Any]:
         if phase not in self._kernels:
-            source = self._variant.source(phase)
+            source = source_of(self._variant, phase)
             self._kernels[phase] = (source, made(source))
         return self._kernels[phase]
 
@@ -145,6 +150,15 @@ def _row(bound: BoundUnit, form: Form) -> list[int]:
         header = [1, p.numel(), p.numel(), 1]
     pointers = [p.data_ptr(), *(tensor.data_ptr() for tensor in bound.tensors)]
     return [*header, bound.origin, *pointers]
+
+
+def launch(kernel: Any, device: torch.device, grid: tuple[int, ...], *given: Any) -> None:
+    """Start a kernel on a device, which need not be the current one."""
+    if device.type == "cpu":
+        kernel[grid](*given)
+        return
+    with torch.get_device_module(device).device(device):
+        kernel[grid](*given, num_warps=WARPS)
 
 
 def _on(device: torch.device, array: np.ndarray) -> Tensor:

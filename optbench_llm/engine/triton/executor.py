@@ -149,13 +149,10 @@ class TritonPhases:
                 (batch, numbers, np.array(scalars, dtype=np.float32))
             )
         for device, batches in of_device.items():
-            parts = [part for _, *both in batches for part in both]
-            arrived = _sent_together(parts, device)
-            for (batch, numbers, _), (own, scalars) in zip(
-                batches, zip(arrived[::2], arrived[1::2], strict=True), strict=True
-            ):
+            arrived = iter(_sent_together([part for _, *both in batches for part in both], device))
+            for batch, numbers, _ in batches:
                 aligned = not (numbers[:, 0] % ALIGNMENT).any()
-                self._numbers[batch] = Numbers(own, scalars, aligned)
+                self._numbers[batch] = Numbers(next(arrived), next(arrived), aligned)
 
 
 def kind_of(work: Work) -> Kind | None:
@@ -166,10 +163,11 @@ def kind_of(work: Work) -> Kind | None:
         return None
     p = bound.p
     dims = p.ndim if form is Form.CHANNELS else 1
-    variant = Variant(
-        bound.phases, form, dims, (p.dtype, g.dtype, *(t.dtype for t in bound.tensors)),
-        frozenset(_numbers_among(bound)), type(work.scalars),
-    )  # fmt: skip
+    phases = bound.phases
+    dtypes = (p.dtype, g.dtype, *(tensor.dtype for tensor in bound.tensors))
+    numbers, scalars = frozenset(_numbers_among(bound)), type(work.scalars)
+    of_phases = (phases.rule, phases.names, phases.storages, phases.rounding)
+    variant = Variant(*of_phases, form, dims, dtypes, numbers, scalars)
     row_major = form is not Form.CHANNELS or p.ndim > 2 or p.stride(1) == 1
     return Kind(variant, work.stages, p.device, row_major)
 

@@ -15,11 +15,13 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch._decomp import core_aten_decompositions
 
 from optbench_llm.engine.phases import Phases
-from optbench_llm.engine.storage import BLOCK
+from optbench_llm.engine.storage import BLOCK, Storage
 from optbench_llm.engine.tracing import traced
 from optbench_llm.engine.triton.emitter import Form, Inputs, Source, emit
+from optbench_llm.rules.rule import Rule
 
 #: Sizes that stand for any while tracing: no two are the same, none is a constant of rules.
 _SIZES = {
@@ -134,85 +136,86 @@ _LIBRARY = {
 class Variant:
     """What a kernel is made for; all tensors that share it share launches.
 
-    ``dims`` is the parameter's count of dimensions where the rule sees its rows, ``dtypes`` are
-    those of parameter, gradient and all parts of the slots, ``numbers`` the places of those parts
-    that have one element. ``scalars`` is the named tuple of a step's numbers.
+    The first four are a :class:`Phases`'s. ``dims`` is the parameter's count of dimensions where
+    the rule sees its rows, ``dtypes`` are those of parameter, gradient and all parts of the slots,
+    ``numbers`` the places of those parts that have one element. ``scalars`` is the named tuple of a
+    step's numbers.
     """
 
-    phases: Phases
+    rule: type[Rule]
+    names: tuple[str, ...]
+    storages: tuple[Storage, ...]
+    rounding: str
     form: Form
     dims: int
     dtypes: tuple[torch.dtype, ...]
     numbers: frozenset[int]
     scalars: Any
 
-    def source(self, phase: str) -> Source:
-        """The kernel of a stage.
-
-        Raises Unsupported for one that no such kernel computes.
-        """
-        phases = self.phases
+    def inputs(self, phase: str) -> Inputs:
+        """What the kernel of a stage gets."""
+        phases = self._phases()
         parts = [
             slot + part
-            for slot, storage in zip(phases.names, phases.storages, strict=True)
+            for slot, storage in zip(self.names, self.storages, strict=True)
             for part in storage.suffixes
         ]
-        sums = phases.sums_type._fields if phase == "update" and phases.rule.measures else ()
-        inputs = Inputs(
+        sums = phases.sums_type._fields if phase == "update" and self.rule.measures else ()
+        return Inputs(
             tuple(parts),
             tuple(f"c.{name}" for name in self.scalars._fields),
             tuple(f"sums.{name}" for name in sums),
         )
-        numbers = [_number() for _ in (*inputs.scalars, *inputs.sums)]
-        examples = [*self._examples(), _number(torch.int32), *numbers]
-        run = _of_tensors(phases, phase, self.scalars, len(sums))
-        graph = traced(run, examples, _decompositions()).graph
-        return emit(f"{phases.rule.__name__.lower()}_{phase}", graph, inputs, self.form)
 
-    def _examples(self) -> list[Tensor]:
-        """Parameter, gradient and the parts of all slots, of sizes that stand for any."""
+    def function(self, phase: str) -> Callable[..., Sequence[Tensor]]:
+        """A stage as a function of tensors alone, in the order of its :meth:`inputs`."""
+        phases, scalars = self._phases(), self.scalars
+        measured = phase == "update" and bool(self.rule.measures)
+
+        def run(p: Tensor, g: Tensor, *rest: Tensor) -> Sequence[Tensor]:
+            given = iter(rest)
+            stored = [[next(given) for _ in storage.suffixes] for storage in phases.storages]
+            start = next(given)
+            c = scalars(*(next(given) for _ in scalars._fields))
+            if phase == "measure":
+                return phases.partial_sums(p, g, stored, c)
+            if phase == "update":
+                phases.update(p, g, stored, c, [*given] if measured else None, start)
+            else:
+                phases.stage(phase)(p, g, stored, c, start)
+            return ()
+
+        return run
+
+    def examples(self, inputs: Inputs) -> list[Tensor]:
+        """Tensors for these inputs, of sizes that stand for any."""
         sizes = _SIZES[self.form][: self.dims if self.form is Form.CHANNELS else None]
         shapes = [sizes, sizes]
-        for storage in self.phases.storages:
+        for storage in self.storages:
             shapes += [sizes, sizes[:1]][: len(storage.suffixes)]
         for place in self.numbers:
             shapes[2 + place] = ()
+        numbers = [torch.float32 for _ in (*inputs.scalars, *inputs.sums)]
+        shapes += [() for _ in (torch.int32, *numbers)]
         return [
             torch.zeros(shape, dtype=dtype, device="cpu")
-            for shape, dtype in zip(shapes, self.dtypes, strict=True)
+            for shape, dtype in zip(shapes, [*self.dtypes, torch.int32, *numbers], strict=True)
         ]
 
-
-def _number(dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.zeros((), dtype=dtype, device="cpu")
+    def _phases(self) -> Phases:
+        return Phases(self.rule, self.names, self.storages, self.rounding)
 
 
 @cache
-def _decompositions() -> dict[Any, Any]:
-    from torch._decomp import core_aten_decompositions
+def source_of(variant: Variant, phase: str) -> Source:
+    """The kernel of a stage; all optimizers of a process share it.
 
-    return dict(core_aten_decompositions())
-
-
-def _of_tensors(
-    phases: Phases, phase: str, scalars: Any, sums: int
-) -> Callable[..., Sequence[Tensor]]:
-    """A stage as a function of tensors alone, in the order of :class:`Inputs`."""
-
-    def run(p: Tensor, g: Tensor, *rest: Tensor) -> Sequence[Tensor]:
-        given = iter(rest)
-        stored = [[next(given) for _ in storage.suffixes] for storage in phases.storages]
-        start = next(given)
-        c = scalars(*(next(given) for _ in scalars._fields))
-        if phase == "measure":
-            return phases.partial_sums(p, g, stored, c)
-        if phase == "update":
-            phases.update(p, g, stored, c, [*given] if sums else None, start)
-        else:
-            phases.stage(phase)(p, g, stored, c, start)
-        return ()
-
-    return run
+    Raises Unsupported for a stage that no such kernel computes.
+    """
+    inputs = variant.inputs(phase)
+    function, examples = variant.function(phase), variant.examples(inputs)
+    graph = traced(function, examples, core_aten_decompositions()).graph
+    return emit(f"{variant.rule.__name__.lower()}_{phase}", graph, inputs, variant.form)
 
 
 #: Kernels by their text: all optimizers of a process share them.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ TYPES = {
     torch.int64: "tl.int64",
     torch.bool: "tl.int1",
 }
-_INFIX = {
+_INFIX: dict[Any, str] = {
     aten.add.Tensor: "+",
     aten.sub.Tensor: "-",
     aten.mul.Tensor: "*",
@@ -50,13 +51,13 @@ _COMPARISONS = {
     "lt": "<",
     "le": "<=",
 }
-_COMPARED = {
+_COMPARED: dict[Any, str] = {
     getattr(getattr(aten, name), kind): sign
     for name, sign in _COMPARISONS.items()
     for kind in ("Tensor", "Scalar")
 }
 #: Roots and quotients as IEEE rounds them, as torch's kernels do; numbers that are NaN stay it.
-_CALLS = {
+_CALLS: dict[Any, str] = {
     aten.sqrt.default: "tl.sqrt_rn({})",
     aten.rsqrt.default: "tl.div_rn(1.0, tl.sqrt_rn({}))",
     aten.reciprocal.default: "tl.div_rn(1.0, {})",
@@ -179,7 +180,4 @@ def dtype_of(node: Node) -> torch.dtype:
 def promoted(args: Any) -> torch.dtype | None:
     """What the tensors among the arguments are compared as."""
     found = [dtype_of(arg) for arg in args if isinstance(arg, Node)]
-    common = found[0] if found else None
-    for dtype in found[1:]:
-        common = torch.promote_types(common, dtype)
-    return common
+    return reduce(torch.promote_types, found) if found else None
