@@ -295,8 +295,9 @@ def test_what_has_no_kernel_is_stepped_eagerly():
 def test_an_operation_without_a_kernel_is_named():
     """For who adds a rule: the error says which operation it was."""
 
-    def rule(p: torch.Tensor, g: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
-        return p.copy_(torch.erfinv(g))
+    def rule(p: torch.Tensor, g: torch.Tensor, start: torch.Tensor) -> tuple[()]:
+        p.copy_(torch.erfinv(g))
+        return ()
 
     graph = traced(rule, [torch.zeros(5), torch.zeros(5), torch.zeros(())], {}).graph
     with pytest.raises(Unsupported, match="erfinv"):

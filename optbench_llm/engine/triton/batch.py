@@ -14,9 +14,14 @@ from optbench_llm.engine.bound import BoundUnit, Work
 from optbench_llm.engine.triton.emitter import HEADER, Form
 from optbench_llm.engine.triton.kernels import Variant, add_up, made, source_of, take_over
 
-#: Elements of a tile, of as many rows as columns: whole blocks of a blockwise storage; rows of a
-#: matrix whose rows lie in memory one behind the other; those of one whose columns do.
-FLAT_TILE, ROWS_TILE, COLUMNS_TILE = (4, 256), (4, 256), (64, 16)
+#: Rows and columns of a tile. A flat one has as many elements, of whole blocks of a blockwise
+#: storage; of a matrix it is longest in the direction of memory: along its rows or not.
+TILES = {
+    (Form.FLAT, True): (4, 256),
+    (Form.BLOCKS, True): (4, 256),
+    (Form.CHANNELS, True): (4, 256),
+    (Form.CHANNELS, False): (64, 16),
+}
 WARPS = 4
 #: Partial sums that one program adds up at a time.
 SUMS_TILE = 1024
@@ -46,9 +51,7 @@ class Batch:
         self.device = bounds[0].p.device
         rows = [_row(bound, variant.form) for bound in bounds]
         self._row_major = variant.form is not Form.CHANNELS or rows[0][3] == 1
-        self.tile = FLAT_TILE
-        if variant.form is Form.CHANNELS:
-            self.tile = ROWS_TILE if self._row_major else COLUMNS_TILE
+        self.tile = TILES[variant.form, self._row_major]
         counts = np.array([self._tiles(row) for row in rows])
         first = np.concatenate([[0], counts.cumsum()])
         self._count = int(first[-1])

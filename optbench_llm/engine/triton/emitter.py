@@ -426,6 +426,9 @@ class _Emitter:
         if self._form is Form.CHANNELS and size * self._rows == self._elements:
             self._text[node] = "columns.to(tl.float32)"
             return None
+        if any(given not in self._text for given in node.all_input_nodes):
+            # What counts a part of the dimensions is in the shapes of views alone.
+            return None
         operation: Any = node.target
         if operation in SIZES:
             return SIZES[operation].format(*(self._operand(arg) for arg in node.args))
