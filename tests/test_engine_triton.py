@@ -24,9 +24,10 @@ from optbench_llm.rules.rule import Scope
 pytest.importorskip("triton", reason="Triton has no wheel for this machine")
 
 from optbench_llm.engine.triton import batch, executor
-from optbench_llm.engine.triton.emitter import Form, Inputs, emit
+from optbench_llm.engine.triton.emitter import Inputs, emit
 from optbench_llm.engine.triton.executor import TritonPhases, form_of
 from optbench_llm.engine.triton.operations import Unsupported
+from optbench_llm.engine.triton.templates import Form
 
 #: One of each kind of kernel: flat, with sums, with a slot of one number, with sums over the model,
 #: by channel, around matrices, and one that observes.

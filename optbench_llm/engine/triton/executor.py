@@ -15,9 +15,9 @@ from optbench_llm.engine.pieces import EagerPhases, Sums
 from optbench_llm.engine.storage import Blockwise
 from optbench_llm.engine.sums import together
 from optbench_llm.engine.triton.batch import ALIGNMENT, Batch, Numbers, sent
-from optbench_llm.engine.triton.emitter import NUMBERS, Form
 from optbench_llm.engine.triton.kernels import Variant
 from optbench_llm.engine.triton.operations import Unsupported
+from optbench_llm.engine.triton.templates import NUMBERS, Form
 from optbench_llm.rules.rule import Scope
 
 #: Sets of units that are remembered: those of turns and of parameters whose gradients come and go.
