@@ -335,3 +335,23 @@ def test_without_triton_the_engine_says_so(monkeypatch):
         _ = optimizer.engine
     optimizer = ob.create_optimizer([torch.zeros(3)], "adamw")
     assert optimizer.engine == "eager"
+
+
+def test_a_machine_that_cannot_build_kernels_says_so(monkeypatch):
+    """Triton makes a small library with a C compiler, which slim containers lack."""
+    from optbench_llm.engine.triton import availability
+
+    device = torch.device("cpu")
+    availability.launch_failure.cache_clear()
+    assert availability.launch_failure(device) is None
+
+    def fail(*given: Any) -> None:
+        raise RuntimeError("Failed to find C compiler.\nPlease specify one.")
+
+    availability.launch_failure.cache_clear()
+    monkeypatch.setattr(batch, "launch", fail)
+    told = availability.launch_failure(device)
+    availability.launch_failure.cache_clear()
+    assert told is not None
+    assert "Failed to find C compiler." in told
+    assert "gcc" in told

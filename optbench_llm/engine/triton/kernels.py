@@ -125,6 +125,12 @@ def take_over(
     tl.store(pointer, tl.load(kept + tensor * COUNT + NUMBER))
 
 
+@triton.jit
+def count_up(numbers):
+    """Add one to the first of the numbers."""
+    tl.store(numbers, tl.load(numbers) + 1)
+
+
 _LIBRARY = {
     "tl": tl,
     "triton": triton,
