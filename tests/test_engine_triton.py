@@ -305,6 +305,18 @@ def test_an_operation_without_a_kernel_is_named():
         emit("rule_update", graph, Inputs((), (), ()), Form.FLAT)
 
 
+def test_a_sum_over_the_tensor_within_a_stage_is_refused():
+    """A tile would take the sum of what it sees; rules have ``measure`` for that."""
+
+    def rule(p: torch.Tensor, g: torch.Tensor, start: torch.Tensor) -> tuple[()]:
+        p.copy_(g / g.sum())
+        return ()
+
+    graph = traced(rule, [torch.zeros(5), torch.zeros(5), torch.zeros(())], {}).graph
+    with pytest.raises(Unsupported, match="a sum over the tensor"):
+        emit("rule_update", graph, Inputs((), (), ()), Form.FLAT)
+
+
 WITHOUT_INTERPRETER = """
 import torch, optbench_llm as ob
 p = torch.nn.Parameter(torch.zeros(3))

@@ -102,6 +102,7 @@ class _Emitter:
             self._walks[node] = self._walks_before(node)
         self._text: dict[Node, str] = {}
         self._lines: list[str] = []
+        self._check_reductions()
 
     # What a node is.
 
@@ -122,6 +123,19 @@ class _Emitter:
 
     def _sums_elements(self, node: Node) -> bool:
         return node.target in REDUCTIONS and self._level(_input(node)) is Level.ELEMENT
+
+    def _check_reductions(self) -> None:
+        """Raise Unsupported for what a tile cannot know: it sees a part of its tensor."""
+        of_part: set[Node] = set()
+        for node in self._nodes:
+            if node.target in REDUCTIONS and self._level(node) is Level.NUMBER:
+                of_part.add(node)
+            elif of_part.intersection(node.all_input_nodes) and node.op != "output":
+                if self._level(node) is not Level.NUMBER:
+                    raise Unsupported(f"{node.target} of a sum over the tensor, within a stage")
+                of_part.add(node)
+            if node.target is aten.amax.default and self._form is not Form.BLOCKS:
+                raise Unsupported("a largest value of what is no block")
 
     # Text.
 
@@ -214,8 +228,7 @@ class _Emitter:
                     self._text[node] = _variable(node)
 
     def _emit(self, nodes: Iterable[Node]) -> None:
-        """A line for each of these that is not written yet; those that are the same as another get
-        none."""
+        """A line for each of these that is not written yet, unless it is another one's value."""
         for node in nodes:
             if node in self._text or node.op == "output" or node.target is aten.copy_.default:
                 continue
@@ -312,8 +325,7 @@ class _Emitter:
         if before is after:
             raise Unsupported(f"{node.target} that leaves {after.name} what it was")
         if node.target is aten.amax.default:
-            if after is not Level.ROW:
-                raise Unsupported("a largest value of more than a row")
+            assert after is Level.ROW, "a largest value of more than a block"
             return f"row_maximum(within({text}, {_MASKS[before]}, float('-inf'), WHOLE))"
         if node.target in (aten.mean.default, aten.mean.dim):
             raise Unsupported("a mean over what may be a part of a tensor")
