@@ -38,11 +38,8 @@ def main() -> None:
     ranks.join()
     setup = ranks.tell(commands.get)
     try:
-        from optbench_llm.leaderboard.gpus import use_own_gpus
         from optbench_llm.leaderboard.workbench import Workbench
 
-        if ranks.count == 1:
-            use_own_gpus(setup["number"], setup["workers"], 1)
         bench = Workbench(setup)
         facts = bench.facts()
     except (ValueError, OSError) as error:
