@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from optbench_llm.data import DataSettings, check_enough_blocks, load_data, make_collator
 from optbench_llm.devices import device_name, free_cached_memory, synchronize
 from optbench_llm.models import load_model
+from optbench_llm.postponed import is_bitsandbytes_used
 from optbench_llm.training import OptBenchArguments, OptBenchTrainer
 from optbench_llm.training.evaluation import mean_token_loss
 from optbench_llm.training.run import run_training
@@ -174,7 +175,7 @@ def _reset_process_state(seed: int) -> None:
     That takes a trial that succeeded: after any other this process ends.
     """
     AcceleratorState._reset_state(reset_partial_state=True)
-    if "bitsandbytes" in sys.modules:
+    if is_bitsandbytes_used():
         # It remembers every module whose embedding it was told to keep in 32 bits.
         sys.modules["bitsandbytes"].optim.GlobalOptimManager._instance = None
     gc.collect()

@@ -29,7 +29,8 @@ def signs(like: Tensor, noise: Noise) -> Tensor:
 
 def normal(like: Tensor, noise: Noise) -> Tensor:
     """Numbers of mean 0 and variance 1 in the shape of ``like``, as fp32: normal quantiles."""
-    return _quantiles(like.device)[noise.bits(like, NORMAL_BITS)]
+    chosen = noise.bits(like, NORMAL_BITS).view(-1)
+    return _quantiles(like.device).index_select(0, chosen).view(like.shape)
 
 
 def drawn(p: Tensor, noise: Noise, distribution: Distribution) -> Tensor:
