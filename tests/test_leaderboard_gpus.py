@@ -55,6 +55,11 @@ seen = {{name: os.environ[name] for name in {VARIABLES} if name in os.environ}}
 line = [os.getppid(), os.environ.get("RANK"), "torch" in sys.modules, seen]
 with open(os.path.join(FOLDER, str(os.getpid())), "w") as file:
     json.dump(line, file)
+class Watch:
+    def find_spec(name, path=None, target=None):
+        if name.startswith("bitsandbytes."):
+            open(os.path.join(FOLDER, name), "w").close()
+sys.meta_path.insert(0, Watch)
 """
 
 
@@ -148,7 +153,10 @@ def test_the_variable_is_that_of_the_device(monkeypatch, hip):
 def test_every_process_of_a_real_board_starts_with_its_workers_gpus(
     tmp_path, monkeypatch, processes, expected
 ):
-    """Workers, torchrun and its ranks, as Python's own start-up finds it in each of them."""
+    """Workers, torchrun and its ranks, as Python's own start-up finds it in each of them.
+
+    None loads bitsandbytes, which its trials do not need.
+    """
     gpus_are(monkeypatch, CUDA, 4, CUDA_VISIBLE_DEVICES="7,5,3,1")
     noted = tmp_path / "noted"
     noted.mkdir()
@@ -163,6 +171,7 @@ def test_every_process_of_a_real_board_starts_with_its_workers_gpus(
         executor = LocalExecutor(setup, 2, tmp_path, processes=processes)
         finished = [e for e in executor.run(plan.trials) if isinstance(e, Finished)]
     assert [event.record["status"] for event in finished] == ["done", "done"]
+    assert not list(noted.glob("bitsandbytes*"))
     seen = {int(path.name): json.loads(path.read_text()) for path in noted.iterdir()}
     workers = sorted(e[3][CUDA] for e in seen.values() if e[0] == os.getpid())
     assert workers == sorted(expected)
