@@ -67,6 +67,13 @@ def test_normal_numbers_are_normal():
     assert abs(float(((counts - expected) ** 2 / expected).sum()) - 255) < 5 * (2 * 255) ** 0.5
 
 
+def test_the_normal_numbers_to_choose_from_have_mean_0_and_variance_1():
+    """Exactly, as fp32 goes: the estimate's mean is the Hessian's diagonal times the variance."""
+    table = random_vectors._quantiles(torch.device("cpu")).double()
+    assert torch.equal(table, -table.flip(0))
+    assert abs(float(table.square().mean()) - 1) < 1e-7
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_steps_seeds_and_parameters_are_independent(kind):
     """No two of them correlate by more than 5 standard errors, nor do their squares."""
