@@ -10,6 +10,7 @@ from torch import Tensor
 
 from optbench_llm.engine.bound import BoundUnit, Work
 from optbench_llm.engine.phases import Stored, arithmetic_dtype
+from optbench_llm.engine.stacks import run_stacked
 from optbench_llm.engine.storage import BLOCK, Plain
 from optbench_llm.rules.rule import Scope
 
@@ -27,7 +28,10 @@ Sums = Sequence[Tensor | None]
 
 
 class EagerPhases:
-    """Runs phases in pieces, as :class:`CompiledPhases` runs them as compiled code."""
+    """Runs phases in pieces, as :class:`CompiledPhases` runs them as compiled code.
+
+    On an accelerator matrices of one kind are stepped together.
+    """
 
     def prepare(self, works: Sequence[Work]) -> None:
         """Nothing has to be made before a step."""
@@ -35,7 +39,18 @@ class EagerPhases:
     def run(self, phase: str, works: Sequence[Work], sums: Sums | None = None) -> list[Any]:
         """Run one phase of every unit; what ``measure`` returns for each, in order."""
         sums = [None] * len(works) if sums is None else sums
-        return [run_in_pieces(phase, work, own) for work, own in zip(works, sums, strict=True)]
+        together = [i for i, work in enumerate(works) if is_stacked(work)]
+        found = run_stacked(phase, [works[i] for i in together], [sums[i] for i in together])
+        results = dict(zip(together, found, strict=True))
+        return [
+            results[i] if i in results else run_in_pieces(phase, work, own)
+            for i, (work, own) in enumerate(zip(works, sums, strict=True))
+        ]
+
+
+def is_stacked(work: Work) -> bool:
+    """Whether a unit is stepped together with others of its kind."""
+    return work.bound.rule.scope is Scope.MATRIX and work.bound.device_type != "cpu"
 
 
 def run_in_pieces(phase: str, work: Work, sums: Tensor | None, start: int = 0) -> Tensor | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -27,19 +28,26 @@ def take_step(runner: Runner, groups: Groups, works: list[Work], spread: Sequenc
     """Step these units; ``spread`` are the parameters whose sums lie over processes."""
     works = [shortened(work) for work in works]
     runner.prepare(works)
-    staged = [work for work in works if work.stages != ("update",)]
-    for work in staged:
-        for stage in work.before:
-            runner.run(stage, (work,))
+    _run_stages(runner, works, attrgetter("before"))
     sums = _sums(runner, groups, works, spread)
     updating = [i for i, work in enumerate(works) if work.updates]
     runner.run("update", [works[i] for i in updating], [sums[i] for i in updating])
-    for work in staged:
-        for stage in work.after:
-            runner.run(stage, (work,))
+    _run_stages(runner, works, attrgetter("after"))
     for work in works:
         if work.bundle is not None and work.updates:
             work.bundle.hand_back()
+
+
+def _run_stages(
+    runner: Runner, works: Sequence[Work], stages_of: Callable[[Work], tuple[str, ...]]
+) -> None:
+    """Run stages of each unit in their order; those with the same ones together."""
+    alike: dict[tuple[str, ...], list[Work]] = {}
+    for work in works:
+        alike.setdefault(stages_of(work), []).append(work)
+    for stages, own in alike.items():
+        for stage in stages:
+            runner.run(stage, own)
 
 
 def _sums(
