@@ -30,15 +30,19 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     float64 for a float64 matrix. Singular values below about 1/500 of the Frobenius norm stay
     smaller.
     """
-    return _operation().apply(matrix)
+    import torch
+
+    if torch._C._functorch.is_batchedtensor(matrix):  # pyright: ignore
+        return _for_vmap().apply(matrix)
+    return _orthogonalised(matrix)
 
 
 @cache
-def _operation() -> Any:
+def _for_vmap() -> Any:
     """:func:`_orthogonalised` as a function that torch.vmap hands the whole stack.
 
     By itself vmap makes three operations of each product with a term added, two of them on
-    temporaries as large as the stack.
+    temporaries as large as the stack. Code that is traced for a compiler cannot contain it.
     """
     import torch
 
