@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optbench_llm.engine.bound import Work, memory_order
+from optbench_llm.engine.bound import Work
 from optbench_llm.engine.noise import NOISE
 from optbench_llm.engine.phases import Stored
+from optbench_llm.engine.rows import as_rows, gather_slots, give_back
 
 #: Elements of the largest tensor of a stack at most: a rule's temporaries are as large.
 STACK_ELEMENTS = 2**25
@@ -92,24 +93,19 @@ def _run_stack(
     phase: str, works: Sequence[Work], sums: Sequence[Tensor | None]
 ) -> Sequence[Tensor] | None:
     """Run a phase of units of one kind at once."""
-    first = works[0].bound
-    copied: list[tuple[Sequence[Tensor], Tensor]] = []
-
-    def rows(tensors: Sequence[Tensor]) -> Tensor:
-        stack = _stacked(tensors)
-        copied.append((tensors, stack))
-        return stack
-
-    p = rows([work.bound.p for work in works])
-    g = _stacked([work.g for work in works])
-    slots = zip(*(work.bound.stored for work in works), strict=True)
-    stored = [[rows(part) for part in zip(*slot, strict=True)] for slot in slots]
+    gather_slots(works)
+    bound = works[0].bound
+    params = [work.bound.p for work in works]
+    parts = [[*own] for own in zip(*(work.bound.tensors for work in works), strict=True)]
+    p, g, *slots = map(as_rows, (params, [work.g for work in works], *parts))
+    rest = iter(slots)
+    stored = [[next(rest) for _ in storage.suffixes] for storage in bound.phases.storages]
     known = [one for one in sums if one is not None]
-    rest = [torch.stack(known) if known else None] if phase == "update" else []
-    run = of_stack(first.phases.stage(phase))
-    found = run(p, g, stored, _scalars(works), *rest, first.origin)
-    for tensors, stack in copied:
-        torch._foreach_copy_(tensors, stack.unbind())  # pyright: ignore
+    own_sums = [torch.stack(known) if known else None] if phase == "update" else []
+    run = of_stack(bound.phases.stage(phase))
+    found = run(p, g, stored, _scalars(works), *own_sums, bound.origin)
+    for rows, tensors in zip((p, *slots), (params, *parts), strict=True):
+        give_back(rows, tensors)
     return None if found is None else found.unbind()
 
 
@@ -123,10 +119,3 @@ def _scalars(works: Sequence[Work]) -> Any:
     numbers = [int(work.scalars.noise) for work in works]
     torch._foreach_add_(keys.unbind(), numbers)  # pyright: ignore
     return scalars._replace(noise=keys)
-
-
-def _stacked(tensors: Sequence[Tensor]) -> Tensor:
-    """A copy of tensors of one shape as the rows of one, in memory as the first of them lies."""
-    order = memory_order(tensors[0])
-    stack = torch.stack([tensor.permute(order) for tensor in tensors])
-    return stack.permute(0, *(1 + order.index(dim) for dim in range(len(order))))
