@@ -21,6 +21,9 @@ PIECE_ELEMENTS = 2**15
 #: On an accelerator, where each operation on each piece is a launch: whole tensors, but temporaries
 #: of 128 MiB at most.
 LAUNCH_ELEMENTS = 2**25
+#: Of so many elements at most, whose operations take a GPU less time than their launches, also what
+#: a rule could see in pieces is stacked. Stacks of larger ones would cost copies, and gain nothing.
+SMALL_LAUNCH_ELEMENTS = 2**18
 assert PIECE_ELEMENTS % BLOCK == LAUNCH_ELEMENTS % BLOCK == 0
 
 Piece = tuple[Tensor, Tensor, Stored]
@@ -30,7 +33,7 @@ Sums = Sequence[Tensor | None]
 class EagerPhases:
     """Runs phases in pieces, as :class:`CompiledPhases` runs them as compiled code.
 
-    On an accelerator matrices of one kind are stepped together.
+    On an accelerator matrices, and small tensors, of one kind are stepped together.
     """
 
     def prepare(self, works: Sequence[Work]) -> None:
@@ -49,8 +52,13 @@ class EagerPhases:
 
 
 def is_stacked(work: Work) -> bool:
-    """Whether a unit is stepped together with others of its kind."""
-    return work.bound.rule.scope is Scope.MATRIX and work.bound.device_type != "cpu"
+    """Whether a unit is stepped together with others of its kind: matrices, and what is small.
+
+    On a CPU none is: it would gain nothing, and temporaries as large as a stack leave the cache.
+    """
+    bound = work.bound
+    small = bound.p.numel() <= SMALL_LAUNCH_ELEMENTS
+    return bound.device_type != "cpu" and (small or bound.rule.scope is Scope.MATRIX)
 
 
 def run_in_pieces(phase: str, work: Work, sums: Tensor | None, start: int = 0) -> Tensor | None:
