@@ -172,7 +172,7 @@ def steps_of_gpt2(name: str, count: int) -> Launches:
 
 @pytest.mark.parametrize("name", GPT2_LAUNCHES)
 def test_tensors_of_one_shape_share_their_launches(name):
-    """And hardly more of them than a model of one layer would take."""
+    """An operation on all of a kind is one launch, and kinds are few."""
     assert steps_of_gpt2(name, 3).count <= GPT2_LAUNCHES[name]
 
 
