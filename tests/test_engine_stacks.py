@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import optbench_llm as ob
 from optbench_llm.engine import pieces, stacks
-from optbench_llm.engine.rows import rows_of
+from optbench_llm.engine.rows import as_rows, rows_of
 from optbench_llm.rules import newton_schulz, products
 
 MATRIX = ob.list_optimizers(scope="matrix")
@@ -291,21 +291,46 @@ def test_a_group_added_later_is_stepped_with_the_first(monkeypatch):
     assert lies_as_rows([optimizer.state[p]["momentum_buffer"] for p in params])
 
 
-def test_a_stack_is_no_larger_than_its_bound(monkeypatch):
-    """Of its largest tensor: three matrices of 8 x 8, no two of 24 x 8 with slots of 24 x 24."""
+@pytest.mark.parametrize(
+    ("elements", "matrices"), [(576 * 2, [6, 2]), (64 * 6, [6]), (64 * 3, [3, 3])]
+)
+def test_a_stack_is_no_larger_than_its_bound(elements, matrices, monkeypatch):
+    """Of its largest tensor: matrices of 24 x 8 have slots of 24 x 24."""
     counts = stack_all(monkeypatch)
     plain, own = made()
     step(plain, own, 1)
-    biases = {6: 1, 2: 1}
-    assert counts == Counter({6: 1, 2: 1}) + Counter(biases)
     step(plain, own, 2)
-    monkeypatch.setattr(stacks, "STACK_ELEMENTS", 3 * 64)
+    monkeypatch.setattr(stacks, "STACK_ELEMENTS", elements)
     counts.clear()
     model, optimizer = made()
     step(model, optimizer, 1)
-    assert counts == Counter({3: 2}) + Counter(biases)
+    biases = [6, 2]
+    assert counts == Counter([*matrices, *biases])
     step(model, optimizer, 2)
     assert all(map(torch.equal, plain.same.parameters(), model.same.parameters()))
+
+
+MEMORY = torch.arange(24.0)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "view"),
+    [
+        (MEMORY.view(4, 2, 3).unbind(), True),
+        (MEMORY.view(4, 2, 3).unbind()[1::2], True),
+        (MEMORY.view(6, 4).t().view(2, 2, 6).unbind(), True),
+        (MEMORY.view(4, 2, 3).unbind()[::-1], False),
+        ([MEMORY.view(4, 6)] * 2, False),
+        ([*MEMORY.view(4, 2, 3).unbind()[:2], MEMORY.view(4, 2, 3)[3]], False),
+        ([MEMORY[:6].view(2, 3), MEMORY[6:12].view(3, 2).t()], False),
+        ([MEMORY[:6].view(2, 3), MEMORY[6:12].clone().view(2, 3)], False),
+    ],
+)
+def test_rows_are_a_view_where_they_lie_at_equal_distances(tensors, view):
+    """Whether or not, they are the same numbers."""
+    rows = rows_of(tensors)
+    assert (rows is not None) == view
+    assert torch.equal(as_rows(tensors), torch.stack([*tensors]))
 
 
 class Calls(TorchDispatchMode):

@@ -14,11 +14,13 @@ from optbench_llm.engine.bound import Work, memory_order
 def rows_of(tensors: Sequence[Tensor]) -> Tensor | None:
     """Tensors of one shape and dtype as one, without a copy.
 
-    None where they do not lie alike and at equal distances in one memory.
+    None where they do not lie alike, in this order and at equal distances in one memory.
     """
     first, second, *_ = tensors
     start, stride, memory = first.storage_offset(), first.stride(), _memory(first)
     distance = second.storage_offset() - start
+    if distance <= 0:
+        return None
     for i, tensor in enumerate(tensors):
         alike = tensor.stride() == stride and _memory(tensor) == memory
         if not alike or tensor.storage_offset() != start + i * distance:
