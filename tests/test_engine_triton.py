@@ -242,6 +242,26 @@ def test_gradients_that_begin_elsewhere_take_narrow_loads():
     assert seen == [True, False]
 
 
+def test_slots_that_have_moved_are_found_where_they_are(monkeypatch):
+    """What AdaHessian observes of convolutions has no kernel; stacks, as on a GPU, move its slots
+    between two updates by kernels."""
+    from optbench_llm.engine import pieces
+
+    paths = []
+    for engine in ("eager", "triton"):
+        torch.manual_seed(0)
+        params = [nn.Parameter(torch.randn(4, 3, 2, 2)) for _ in range(3)]
+        optimizer: Any = ob.create_optimizer(params, "adahessian", engine=engine, lr=0.1)
+        for number in range(3):
+            monkeypatch.setattr(pieces, "is_stacked", lambda work, late=number > 0: late)
+            for call in (optimizer.observe, optimizer.step):
+                for p in params:
+                    p.grad = torch.randn_like(p)
+                call()
+        paths.append(torch.stack([p.detach() for p in params]))
+    assert torch.allclose(*paths, rtol=0, atol=1e-6)
+
+
 def test_a_tensor_may_have_more_than_2_to_the_31_elements():
     """Its last tiles are stepped, and nothing before them is touched."""
     count = 2**31 + 1500
@@ -288,8 +308,8 @@ def test_what_has_no_kernel_is_stepped_eagerly():
         ours, params = stepped(spec, "triton", ((80, 64),), dtype)
         _, expected = stepped(spec, "eager", ((80, 64),), dtype)
         assert torch.equal(params[0], expected[0])
-        storages = [s for plan in ours._executor._plans.values() for w in plan.works
-                    for s in w.phases.storages]  # fmt: skip
+        storages = [s for plan in ours._executor._plans.values() for bound, _ in plan.kept
+                    for s in bound.phases.storages]  # fmt: skip
         assert any(isinstance(s, Blockwise) for s in storages) == spec.endswith("int8")
 
 
