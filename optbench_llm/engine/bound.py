@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from operator import is_
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,9 +18,6 @@ from optbench_llm.engine.state import stored_slots
 from optbench_llm.engine.storage import BLOCK, Blockwise, Plain
 from optbench_llm.engine.units import Unit
 from optbench_llm.rules.rule import Rule, Scope, Slot
-
-if TYPE_CHECKING:
-    from optbench_llm.engine.bundles import Bundle
 
 #: Flat units of at most so many elements share calls, see ``bundles.py``; those of a stack are
 #: ``short``.
@@ -255,6 +253,20 @@ def sees_flat_pieces(rule: type[Rule], p: Tensor) -> bool:
     return rule.scope is not Scope.MATRIX and not by_rows
 
 
+class Bucket(Protocol):
+    """Small units that are stepped as one work, see ``bundles.py``."""
+
+    units: Sequence[tuple[tuple[int, int], BoundUnit]]
+
+    def work(self, first: Work, gradients: Sequence[Tensor]) -> Work:
+        """The work of its first unit, made that of all."""
+        ...
+
+    def hand_back(self) -> None:
+        """Let the parameters have their new values."""
+        ...
+
+
 @dataclass(slots=True)
 class Work:
     """One unit in one step: its gradient, settings, the step's scalars and stages.
@@ -272,7 +284,7 @@ class Work:
     stages: tuple[str, ...]
     place: tuple[int, int]
     state: dict[str, Any]
-    bundle: Bundle | None = None
+    bundle: Bucket | None = None
 
     @property
     def before(self) -> tuple[str, ...]:

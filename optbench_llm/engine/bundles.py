@@ -12,6 +12,7 @@ from torch import Tensor
 from optbench_llm.engine.bound import BoundUnit, Work
 from optbench_llm.engine.units import Unit
 
+Units = Sequence[tuple[tuple[int, int], BoundUnit]]
 #: How often state may move to other memory, since other parameters have gradients than before.
 MOST_MOVES = 8
 
@@ -29,7 +30,7 @@ class Bundle:
 
     def __init__(self, works: Sequence[Work]) -> None:
         bounds = [work.bound for work in works]
-        self.units = [(work.place, work.bound) for work in works]
+        self.units: Units = [(work.place, work.bound) for work in works]
         self._params = [bound.p.view(-1) for bound in bounds]
         first = bounds[0]
         stacked = first.by_itself

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from optbench_llm.engine.bound import BoundUnit, Work
-from optbench_llm.engine.bundles import Bundle
+from optbench_llm.engine.bound import BoundUnit, Bucket, Work
 from optbench_llm.engine.noise import noise_key
 from optbench_llm.engine.works import WorkMaker
 from optbench_llm.rules.rule import Scope
@@ -34,7 +33,7 @@ class _Part(NamedTuple):
     members: slice
     states: list[dict[str, Any]]
     bound: BoundUnit
-    bundle: Bundle | None
+    bundle: Bucket | None
     carry: tuple[str, ...]
     kind: int
 
