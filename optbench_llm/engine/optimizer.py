@@ -6,32 +6,36 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from optbench_llm.engine.bindings import Bindings
+from optbench_llm.engine.bindings import Bindings, Held
 from optbench_llm.engine.bound import Work
 from optbench_llm.engine.bundles import Bundles
 from optbench_llm.engine.checks import check_gradients, check_ready, check_role, check_shapes
 from optbench_llm.engine.compiled import CompiledPhases
 from optbench_llm.engine.compiler import check_engine, choose_engine
 from optbench_llm.engine.division import Division
+from optbench_llm.engine.evaluation import (
+    has_evaluation_point,
+    keep_train_point,
+    move_to_evaluation_point,
+    return_to_train_point,
+)
 from optbench_llm.engine.finite import check_finite
 from optbench_llm.engine.groups import completed
 from optbench_llm.engine.loading import asks_for_state, check_origin, group_in_numbers, own_state
-from optbench_llm.engine.phases import arithmetic_dtype
 from optbench_llm.engine.pieces import EagerPhases
+from optbench_llm.engine.plan import Planner
 from optbench_llm.engine.repeat import Repeat
 from optbench_llm.engine.resharding import TRAIN_POINT, Layout, joined
 from optbench_llm.engine.restored import warn_of_other_settings
-from optbench_llm.engine.sharding import Owned, Place, Spread, local
-from optbench_llm.engine.state import stored_slots
+from optbench_llm.engine.sharding import Owned, Place, Spread
 from optbench_llm.engine.stepping import Runner, take_step
 from optbench_llm.engine.storage import check_storage
-from optbench_llm.engine.works import Held, WorkMaker
+from optbench_llm.engine.works import WorkMaker
 from optbench_llm.rules.hyperparameters import check_hyperparameters
 from optbench_llm.rules.rule import COMPANION, Rule, Scope
 
@@ -81,7 +85,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         self._asked_engine = engine
         self.expected_steps: int | None = None
         defaults = check_hyperparameters(self.spec, hyperparameters, rule)
-        check_storage(storage, self.spec, rule, SimpleNamespace(**defaults, role="", heads=0))
+        check_storage(storage, self.spec, rule, defaults)
         self._training = True
         self._start_afresh()
         super().__init__(params, defaults)
@@ -93,11 +97,12 @@ class RuleOptimizer(torch.optim.Optimizer):
         self._engine: tuple[str, str] | None = None
         self._compiled = CompiledPhases()
         self._forget_memory()
-        self._division = Division(self.spec, self.rule_for)
+        self._planner = Planner(self.rule_for, self.storage)
+        self._division = Division(self.spec, self._planner)
 
     def _forget_memory(self) -> None:
         """Begin what is known of the parameters' and the state's memory."""
-        self._bindings = Bindings(self.spec, self.storage)
+        self._bindings = Bindings(self.spec)
         self._bundles = Bundles()
         self._repeat: Repeat | None = None
 
@@ -191,12 +196,8 @@ class RuleOptimizer(torch.optim.Optimizer):
 
         Nothing is allocated: parameters may be on the meta device.
         """
-        return sum(
-            self._bindings.planned_bytes(self.rule_for(group), p, group)
-            for group in self.param_groups
-            for p in group["params"]
-            if p.numel()
-        )
+        planned = zip(self._planner.groups(self.param_groups), self.param_groups, strict=True)
+        return sum(plans.state_bytes(p) for plans, group in planned for p in group["params"])
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -295,10 +296,9 @@ class RuleOptimizer(torch.optim.Optimizer):
         if self._training:
             return
         self._training = True
-        for group in self.param_groups:
-            for p in group["params"]:
-                if TRAIN_POINT in self.state.get(p, ()):
-                    local(p.detach()).copy_(self.state[p].pop(TRAIN_POINT))
+        for p in self._every_param():
+            if p in self.state:
+                return_to_train_point(p, self.state[p])
 
     @torch.no_grad()
     def eval(self) -> None:
@@ -308,24 +308,14 @@ class RuleOptimizer(torch.optim.Optimizer):
         here, spread, owned = self._divided(self._has_evaluation_point)
         self._training = not (here or spread or owned)
         for p in (*(self._param(held.place) for held in here), *(entry.p for entry in owned)):
-            self.state[p][TRAIN_POINT] = local(p.detach()).clone()
+            keep_train_point(p, self.state[p])
+        plans = self._planner.groups(self.param_groups)
         for held in chain([here], self._in_turns(owned, gradients=False)):
             for entry in held:
-                self._evaluate(entry)
+                move_to_evaluation_point(entry, plans[entry.place[0]])
 
     def _has_evaluation_point(self, rule: type[Rule], p: Tensor) -> bool:
-        return rule.evaluation_point is not None and bool(self.state.get(p, {}).get("step"))
-
-    def _evaluate(self, held: Held) -> None:
-        """Move what this process holds of a parameter to where it is evaluated."""
-        group = self.param_groups[held.place[0]]
-        rule = self.rule_for(group)
-        assert rule.evaluation_point is not None
-        plans = self._bindings.plans(rule, held.p, group, held.elements)
-        for unit, view, h, slots, phases in plans:
-            exact = view.to(arithmetic_dtype(held.p))
-            loaded = phases.load(exact, stored_slots(held.state, slots, phases, unit.suffix))
-            view.copy_(rule.evaluation_point(exact, loaded, h))
+        return has_evaluation_point(rule, self.state.get(p, {}))
 
     def _param(self, place: Place) -> Tensor:
         return self.param_groups[place[0]]["params"][place[1]]
@@ -411,7 +401,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _maker(self, *, advance: bool = True, scale: float = 1.0) -> WorkMaker:
         return WorkMaker(
-            self.param_groups, self.rule_for, self._bindings,
+            self.param_groups, self._planner, self._bindings,
             compiled=self.engine == "compiled", advance=advance, scale=scale,
         )  # fmt: skip
 
@@ -424,7 +414,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         return self._division.in_turns(owned, self.state, self._bindings, gradients=gradients)
 
     def _layouts(self) -> list[Layout]:
-        return self._division.layouts(self.param_groups, self._bindings)
+        return self._division.layouts(self.param_groups)
 
     def _take(self, works: list[Work], spread: Sequence[Spread] = ()) -> None:
         take_step(self._runner, self.param_groups, works, spread)
