@@ -106,7 +106,7 @@ def plans(shapes: str, processes: int, specs: Iterable[str]) -> dict[str, Plan]:
 
 
 def _plan(optimizer: RuleOptimizer, processes: int) -> Plan:
-    _, spread, owned = optimizer._division.divide(
+    _, spread, owned = optimizer._stepper.division.divide(
         optimizer.param_groups, optimizer.state, lambda *_: True
     )
     measuring = [entry for entry in spread if entry.rule.measures]

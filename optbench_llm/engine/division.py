@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from optbench_llm.engine.bindings import Bindings, Held
+from optbench_llm.engine.bindings import Held
 from optbench_llm.engine.phases import arithmetic_dtype
 from optbench_llm.engine.plan import GroupPlan, Planner
 from optbench_llm.engine.resharding import Layout
@@ -51,11 +51,9 @@ class Division:
         here: list[Held] = []
         spread: list[Spread] = []
         whole: list[tuple[Place, Tensor, Sharding]] = []
-        for index, (group, plans) in enumerate(
-            zip(groups, self._planner.groups(groups), strict=True)
-        ):
+        for index, plans in enumerate(self._planner.groups(groups)):
             rule = plans.rule
-            for position, p in enumerate(group["params"]):
+            for position, p in enumerate(groups[index]["params"]):
                 if p.numel() == 0 or not takes_part(rule, p):
                     continue
                 place = (index, position)
@@ -89,7 +87,7 @@ class Division:
         return known[1], known[2]
 
     def in_turns(
-        self, owned: Sequence[Owned], states: States, bindings: Bindings, *, gradients: bool
+        self, owned: Sequence[Owned], states: States, *, gradients: bool
     ) -> Iterator[list[Held]]:
         """Whole parameters that this process is to step, turn by turn; then all get their parts."""
         for turn in turns(owned):
@@ -105,8 +103,6 @@ class Division:
                 Held(entry.place, p, g, states[entry.p], p.numel())
                 for entry, p, g in zip(own, wholes, of_loss, strict=True)
             ]
-            for entry in own:
-                bindings.forget(entry.place)
             for entry, part in zip(turn, scattered(turn, wholes, like), strict=True):
                 local(entry.p).copy_(part)
 
@@ -114,10 +110,8 @@ class Division:
         """Where the state of each parameter lies, in the order of the groups."""
         layouts: list[Layout] = []
         whole: list[tuple[int, Place, Tensor, Sharding]] = []
-        for index, (group, plans) in enumerate(
-            zip(groups, self._planner.groups(groups), strict=True)
-        ):
-            for position, p in enumerate(group["params"]):
+        for index, plans in enumerate(self._planner.groups(groups)):
+            for position, p in enumerate(groups[index]["params"]):
                 place = (index, position)
                 sharding, in_parts = self._cut(place, p, plans)
                 elements = p.numel()

@@ -129,10 +129,6 @@ class Planner:
         self._rule_for, self._storage = rule_for, storage
         self._known: list[GroupPlan] = []
 
-    def group(self, group: dict[str, Any]) -> GroupPlan:
-        """The plans of one group as it is now."""
-        return GroupPlan(self._rule_for(group), settings_of(group), self._storage)
-
     def groups(self, groups: Groups) -> list[GroupPlan]:
         """Those of all groups: the same objects as the last time where their plans are."""
         self._known = [self._as_now(index, group) for index, group in enumerate(groups)]
