@@ -52,6 +52,8 @@ class BoundUnit:
     left, less than a block of a blockwise storage, is stepped eagerly: inductor reads beyond the
     end of a padded block. ``elements`` is the class of its length, see :class:`Layout`.
 
+    ``by_itself`` says that its rule must see it by itself: it has sums or slots of its own.
+
     ``origin`` is the position of its first element where it is a part of a unit; random bits are
     those of the position.
 
@@ -74,6 +76,8 @@ class BoundUnit:
         self.param, self.p = param, view
         self.device_type = view.device.type
         self.names = plan.names
+        of_tensor = self.rule.scope is Scope.TENSOR
+        self.by_itself = of_tensor or any(slot.shape != "full" for slot in self.slots)
         self.flat = not stacked and sees_flat_pieces(self.rule, self.p) and self.p.is_contiguous()
         self.width, self.head = self._width(), 0
         self.elements: str | None = None
@@ -164,12 +168,6 @@ class BoundUnit:
         plain = self.width == 1 and not self.phases.stochastic and self.leftover is None
         few = self.p.numel() <= SMALL_ELEMENTS and self.device_type == "cpu"
         return plain and few and (self.elements == "short" or not self.by_itself)
-
-    @property
-    def by_itself(self) -> bool:
-        """Whether its rule must see it by itself: it has sums or slots of its own."""
-        of_tensor = self.rule.scope is Scope.TENSOR
-        return of_tensor or any(slot.shape != "full" for slot in self.slots)
 
     def _starts(self, element: int) -> tuple[Tensor, ...]:
         position = wrapped(self.origin + element)
