@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 import optbench_llm as ob
 from optbench_llm import engine
+from optbench_llm.engine import bundles
+from optbench_llm.engine.bundles import Bundle
 from optbench_llm.engine.memory import Memory
 from optbench_llm.rules.svrg import SNAPSHOT
 
@@ -164,6 +166,39 @@ def test_a_view_whose_memory_moved_is_bound_anew(
     assert after.p.data_ptr() == params[0].data_ptr()
     assert after.p.stride() == params[0].stride()
     assert after.tensors[0] is state["momentum_buffer"]
+
+
+def test_a_view_is_of_one_parameter_and_one_state(params: list[Any]) -> None:
+    """Another tensor in its place, as one that is sharded anew has, or a state of its own."""
+    (bound,) = views_of(stepped("adamw", params))
+    assert bound.fits(bound.plan, bound.param, bound.state)
+    assert not bound.fits(bound.plan, bound.param.detach(), bound.state)
+    assert not bound.fits(bound.plan, bound.param, dict(bound.state))
+
+
+def test_views_of_one_parameter_choose_their_storage_by_their_own_size() -> None:
+    """A fused weight of 6,000 elements in three parts: each is too small for 8 bits."""
+    bytes_of = []
+    for parts in ((), [(role, 10, 0) for role in ("query", "key", "value")]):
+        p = nn.Parameter(torch.ones(30, 200))
+        group = {"params": [p], "role": "matrix", **({"parts": parts} if parts else {})}
+        made: Any = ob.create_optimizer([group], "muon@int8", engine="eager")
+        bytes_of.append(
+            [view.state_bytes for view in made._planner.groups([group])[0].plan(p, 6000)]
+        )
+    assert bytes_of == [[6000 + 4 * 24], [4 * 2000] * 3]
+
+
+def test_a_bundle_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its views stay bound although their state has moved, also where a step looks for them."""
+    made_of: list[Any] = []
+    monkeypatch.setattr(bundles, "Bundle", lambda works: made_of.append(works) or Bundle(works))
+    vectors = [nn.Parameter(torch.ones(n)) for n in (5, 7)]
+    made: Any = ob.create_optimizer(vectors, "sgd", lr=0.1, momentum=0.9, engine="compiled")
+    for _ in range(4):
+        step(made, vectors)
+        made._stepper._repeat = None
+    assert len(made_of) == 1
 
 
 WALK = re.findall(r"^    (?:(\w+)\.)?(\w+) +(\S+\.py) ", engine.__doc__ or "", re.MULTILINE)
