@@ -39,6 +39,7 @@ from triton.compiler import ASTSource
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
+from engine_setup import works_of  # noqa: E402
 from oracles import CASES  # noqa: E402
 from oracles.comparison import make_optimizer  # noqa: E402
 
@@ -73,8 +74,7 @@ def works_of(spec: str) -> Iterator[Any]:
     for advance in (True, False) if optimizer.rule.observe is not None else (True,):
         for p in params:
             p.grad = torch.ones_like(p)
-        here, _, _ = optimizer._divided(lambda rule, p: True)
-        yield from optimizer._maker(advance=advance).works(here)
+        yield from works_of(optimizer, advance=advance)
 
 
 def kernels_of(spec: str) -> dict[tuple[Kind, str], None]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -119,11 +118,10 @@ def states(model: nn.Module, spec: str) -> list[State]:
 
 def storages(rule: type[Rule], name: str) -> dict[str, str | None]:
     """Each storage with None, or with the reason why the rule of that name cannot bear it."""
-    h = SimpleNamespace(**rule.settings(), role="matrix", heads=0)
     found: dict[str, str | None] = {}
     for storage in STORAGES:
         try:
-            check_storage(storage, name, rule, h)
+            check_storage(storage, name, rule, rule.settings())
             found[storage] = None
         except ValueError as error:
             found[storage] = str(error).partition(": ")[2]

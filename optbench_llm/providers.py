@@ -172,7 +172,7 @@ def _warn_before_loading(
     groups, saved = optimizer.param_groups, state_dict["param_groups"]
     if len(groups) == len(saved):
         names = _accepted(type(optimizer))
-        warn_of_other_settings(spec, groups, saved, lambda group: names)
+        warn_of_other_settings(spec, groups, saved, [names] * len(groups))
 
 
 class _ByRole(Rule):

@@ -14,7 +14,7 @@ from oracles.comparison import Shape, make_parameter, take_step
 from torch import Tensor
 
 import optbench_llm as ob
-from optbench_llm.engine import bound, bundles, compiled, optimizer
+from optbench_llm.engine import bound, bundles, compiled, repeat
 
 VECTORS = tuple(Shape((n,)) for n in (7, 128, 5, 128, 40, 2))
 SHAPES = (*VECTORS, Shape((60, 200)), Shape((3, 4)), Shape(()))
@@ -95,13 +95,13 @@ def test_small_units_step_in_bundles_as_they_do_alone(spec, pauses, monkeypatch)
 def test_a_repeated_step_is_as_one_that_looks_everything_up(spec, engine, monkeypatch):
     """For every kind of rule, and all of them do repeat."""
     found = run(spec, pauses=False, engine=engine)
-    known = found[1]._repeat
+    known = found[1]._stepper._repeat
     assert known is not None
-    monkeypatch.setattr(optimizer.Repeat, "fits", lambda works: False)
+    monkeypatch.setattr(repeat.Repeat, "fits", lambda works: False)
     expected = run(spec, pauses=False, engine=engine)
     assert_same(found, expected)
     take_step(found[1], found[0], SHAPES, STEPS + 1)
-    assert found[1]._repeat is known
+    assert found[1]._stepper._repeat is known
 
 
 def test_small_units_share_a_call(monkeypatch):
@@ -281,10 +281,10 @@ def test_a_change_between_steps_is_noticed(change, engine, monkeypatch):
         return params, made
 
     found = changed()
-    assert found[1]._repeat is not None
-    monkeypatch.setattr(optimizer.Repeat, "fits", lambda works: False)
+    assert found[1]._stepper._repeat is not None
+    monkeypatch.setattr(repeat.Repeat, "fits", lambda works: False)
     expected = changed()
-    assert expected[1]._repeat is None
+    assert expected[1]._stepper._repeat is None
     assert_same(found, expected)
 
 
@@ -405,10 +405,10 @@ def test_other_gradients_are_noticed(engine, monkeypatch):
         return params, made
 
     found = stepped()
-    monkeypatch.setattr(optimizer.Repeat, "fits", lambda works: False)
+    monkeypatch.setattr(repeat.Repeat, "fits", lambda works: False)
     assert_same(found, stepped())
     params, made = found
-    assert made._repeat is not None
+    assert made._stepper._repeat is not None
     params[0].grad = torch.ones(7).to_sparse()
     before = params[1].clone()
     with pytest.raises(RuntimeError, match="dense real gradients"):

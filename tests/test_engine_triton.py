@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from engine_setup import works_of
 from marks import slow
 from oracles import CASES
 from oracles.comparison import deviation, make_optimizer, make_parameter, shapes_of, take_step
@@ -272,8 +273,7 @@ def test_a_tensor_may_have_more_than_2_to_the_31_elements():
     )
     with torch.no_grad():
         p[-2000:], p.grad[-2000:], p[:2000] = 1.0, 2.0, 1.0
-    here, _, _ = optimizer._divided(lambda rule, p: True)
-    works = optimizer._maker().works(here)
+    works = works_of(optimizer)
     phases = TritonPhases()
     phases.prepare(works)
     [(own, _)] = phases._plan(works).batches
@@ -292,13 +292,12 @@ def test_every_rule_but_those_of_matrices_has_kernels(name):
     optimizer: Any = make_optimizer(params, name, **CASES[name][0])
     for p in params:
         p.grad = torch.ones_like(p)
-    here, _, _ = optimizer._divided(lambda rule, p: True)
-    works = optimizer._maker().works(here)
+    works = works_of(optimizer)
     phases = TritonPhases()
     assert not phases._plan(works).others
     assert {form_of(work.bound) for work in works} <= {Form.FLAT, Form.CHANNELS}
     if optimizer.rule.observe is not None:
-        works = optimizer._maker(advance=False).works(here)
+        works = works_of(optimizer, advance=False)
         assert not phases._plan(works).others
 
 

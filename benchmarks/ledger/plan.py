@@ -28,10 +28,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import optbench_llm as ob
 from ledger.shapes import meta_model, sharded
 from optbench_llm.engine import RuleOptimizer
-from optbench_llm.engine.scalars import settings_of, settings_of_unit
+from optbench_llm.engine.plan import GroupPlan
 from optbench_llm.engine.sharding import Owned, Spread, turns
-from optbench_llm.engine.state import bytes_of, slots_of
-from optbench_llm.engine.units import units_of
 from optbench_llm.rules.newton_schulz import orthogonalise
 from optbench_llm.rules.rule import MATRIX_ROLES, Scope
 
@@ -108,7 +106,7 @@ def plans(shapes: str, processes: int, specs: Iterable[str]) -> dict[str, Plan]:
 
 
 def _plan(optimizer: RuleOptimizer, processes: int) -> Plan:
-    _, spread, owned = optimizer._division.divide(
+    _, spread, owned = optimizer._stepper.division.divide(
         optimizer.param_groups, optimizer.state, lambda *_: True
     )
     measuring = [entry for entry in spread if entry.rule.measures]
@@ -180,28 +178,20 @@ def _sums(spread: Sequence[Spread]) -> int:
 
 def _state_bytes(optimizer: RuleOptimizer, number: int, p: Tensor, elements: int) -> int:
     """Bytes of the slots of what a process steps of a parameter of a group."""
-    group = optimizer.param_groups[number]
-    rule, total = optimizer.rule_for(group), 0
-    units = units_of(rule, p, group)
-    for unit in units:
-        view, h = unit.view(p), settings_of_unit(settings_of(group), unit)
-        slots = slots_of(rule, view, h)
-        size = view.numel() if len(units) > 1 else elements
-        phases = optimizer._bindings.phases(rule, view, slots, h, size)
-        for slot, storage in zip(slots, phases.storages, strict=True):
-            total += bytes_of(storage, slot.shape_for(tuple(view.shape)))
-    return total
+    return sum(view.state_bytes for view in _group(optimizer, number).plan(p, elements))
+
+
+def _group(optimizer: RuleOptimizer, number: int) -> GroupPlan:
+    return optimizer._planner.groups(optimizer.param_groups)[number]
 
 
 def _flops(optimizer: RuleOptimizer, number: int, p: Tensor) -> int:
     """Of Newton-Schulz on the units of a parameter."""
-    group = optimizer.param_groups[number]
-    rule, total = optimizer.rule_for(group), 0
-    if rule is not optimizer.rule or rule.__name__.lower() not in ORTHOGONAL:
+    group, total = _group(optimizer, number), 0
+    if group.rule is not optimizer.rule or group.rule.__name__.lower() not in ORTHOGONAL:
         return 0
-    for unit in units_of(rule, p, group):
-        view = unit.view(p)
-        if unit.role in MATRIX_ROLES and view.ndim == 2:
+    for view in group.plan(p, p.numel()):
+        if view.unit.role in MATRIX_ROLES and len(view.shape) == 2:
             total += _newton_schulz_flops(*view.shape)
     return total
 

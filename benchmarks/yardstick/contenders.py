@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -150,8 +149,7 @@ def check_spec(text: str) -> str:
         )
     if spec.storage:
         rule = spec.rule_class()
-        h = SimpleNamespace(**rule.settings(), role="matrix", heads=0)
-        check_storage(spec.storage, spec.canonical, rule, h)
+        check_storage(spec.storage, spec.canonical, rule, rule.settings())
     return spec.canonical
 
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from operator import is_
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from optbench_llm.engine.graphs import SHORT_ELEMENTS, Compiled
+from optbench_llm.engine.memory import Memory
 from optbench_llm.engine.noise import wrapped
-from optbench_llm.engine.phases import Phases, Stored
+from optbench_llm.engine.phases import Stored
+from optbench_llm.engine.plan import ViewPlan
 from optbench_llm.engine.state import stored_slots
 from optbench_llm.engine.storage import BLOCK, Blockwise, Plain
-from optbench_llm.engine.units import Unit
-from optbench_llm.rules.rule import Rule, Scope, Slot
-
-if TYPE_CHECKING:
-    from optbench_llm.engine.bundles import Bundle
+from optbench_llm.rules.rule import Rule, Scope
 
 #: Flat units of at most so many elements share calls, see ``bundles.py``; those of a stack are
 #: ``short``.
@@ -47,12 +45,14 @@ class Cut:
 class BoundUnit:
     """Views of one unit of a parameter and of its slots, and the compiled code that takes them.
 
-    ``p`` is its ``view`` of the detached parameter, ``stored`` are the tensors of its slots, that
-    bear these ``names`` in the state.
+    ``p`` is its view of the detached ``param``, ``stored`` are the tensors of its slots, that bear
+    these ``names`` in the ``state``, all as ``plan`` has it.
     ``width`` is None for a unit that compiled code gets as it is; else the unit is flat, and code
     for any length gets ``head`` elements of it in rows of this many (1 for a plain vector). What is
     left, less than a block of a blockwise storage, is stepped eagerly: inductor reads beyond the
     end of a padded block. ``elements`` is the class of its length, see :class:`Layout`.
+
+    ``by_itself`` says that its rule must see it by itself: it has sums or slots of its own.
 
     ``origin`` is the position of its first element where it is a part of a unit; random bits are
     those of the position.
@@ -62,26 +62,23 @@ class BoundUnit:
 
     def __init__(
         self,
-        rule: type[Rule],
-        unit: Unit,
+        plan: ViewPlan,
+        param: Tensor,
         view: Tensor,
-        slots: tuple[Slot, ...],
-        phases: Phases,
         state: dict[str, Any],
         origin: int = 0,
         *,
         stacked: bool = False,
     ) -> None:
-        self.rule, self.unit, self.slots, self.phases = rule, unit, slots, phases
+        self.plan, self.rule = plan, plan.phases.rule
+        self.unit, self.slots, self.phases = plan.unit, plan.slots, plan.phases
         self.origin, self.stacked = origin, stacked
-        self.p = view
+        self.param, self.p = param, view
         self.device_type = view.device.type
-        self.names = [
-            slot.name + part + unit.suffix
-            for slot, storage in zip(slots, phases.storages, strict=True)
-            for part in storage.suffixes
-        ]
-        self.flat = not stacked and sees_flat_pieces(rule, self.p) and self.p.is_contiguous()
+        self.names = plan.names
+        of_tensor = self.rule.scope is Scope.TENSOR
+        self.by_itself = of_tensor or any(slot.shape != "full" for slot in self.slots)
+        self.flat = not stacked and sees_flat_pieces(self.rule, self.p) and self.p.is_contiguous()
         self.width, self.head = self._width(), 0
         self.elements: str | None = None
         if self.width is not None:
@@ -95,18 +92,21 @@ class BoundUnit:
 
     def hold(self, state: dict[str, Any]) -> None:
         """Take the tensors that the state has now."""
-        self.stored: Stored = stored_slots(state, self.slots, self.phases, self.unit.suffix)
+        self.state = state
+        self.stored: Stored = stored_slots(state, self.plan)
         self.tensors = [tensor for own in self.stored for tensor in own]
-        self.addresses = [tensor.data_ptr() for tensor in self.tensors]
+        self.memory = Memory([self.param], [(state, name) for name in self.names])
         self.inputs = self._inputs()
         self.cuts = self._cuts()
         self._flattened: BoundUnit | None = None
 
-    def holds(self, state: dict[str, Any]) -> bool:
-        """Whether the state still has the same tensors, where they were."""
+    def fits(self, plan: ViewPlan, param: Tensor, state: dict[str, Any]) -> bool:
+        """Whether it is still this view of a parameter, in the memory that it was bound to."""
         return (
-            all(map(is_, map(state.get, self.names), self.tensors))
-            and [*map(Tensor.data_ptr, self.tensors)] == self.addresses
+            self.param is param
+            and self.state is state
+            and self.plan == plan
+            and self.memory.holds()
         )
 
     def gradient(self, g: Tensor) -> Tensor:
@@ -130,10 +130,9 @@ class BoundUnit:
             if not alike or self.phases.stochastic or not is_dense(self.p):
                 return None
             tensors = [in_memory_order(tensor) for tensor in self.tensors]
-            self._flattened = BoundUnit(
-                self.rule, self.unit, in_memory_order(self.p), self.slots, self.phases,
-                dict(zip(self.names, tensors, strict=True)), self.origin,
-            )  # fmt: skip
+            state = dict(zip(self.names, tensors, strict=True))
+            vector = in_memory_order(self.p)
+            self._flattened = BoundUnit(self.plan, self.param, vector, state, self.origin)
         return self._flattened
 
     def _cuts(self) -> list[Cut]:
@@ -169,12 +168,6 @@ class BoundUnit:
         plain = self.width == 1 and not self.phases.stochastic and self.leftover is None
         few = self.p.numel() <= SMALL_ELEMENTS and self.device_type == "cpu"
         return plain and few and (self.elements == "short" or not self.by_itself)
-
-    @property
-    def by_itself(self) -> bool:
-        """Whether its rule must see it by itself: it has sums or slots of its own."""
-        of_tensor = self.rule.scope is Scope.TENSOR
-        return of_tensor or any(slot.shape != "full" for slot in self.slots)
 
     def _starts(self, element: int) -> tuple[Tensor, ...]:
         position = wrapped(self.origin + element)
@@ -260,6 +253,20 @@ def sees_flat_pieces(rule: type[Rule], p: Tensor) -> bool:
     return rule.scope is not Scope.MATRIX and not by_rows
 
 
+class Bucket(Protocol):
+    """Small units that are stepped as one work, see ``bundles.py``."""
+
+    units: Sequence[tuple[tuple[int, int], BoundUnit]]
+
+    def work(self, first: Work, gradients: Sequence[Tensor]) -> Work:
+        """The work of its first unit, made that of all."""
+        ...
+
+    def hand_back(self) -> None:
+        """Let the parameters have their new values."""
+        ...
+
+
 @dataclass(slots=True)
 class Work:
     """One unit in one step: its gradient, settings, the step's scalars and stages.
@@ -277,7 +284,7 @@ class Work:
     stages: tuple[str, ...]
     place: tuple[int, int]
     state: dict[str, Any]
-    bundle: Bundle | None = None
+    bundle: Bucket | None = None
 
     @property
     def before(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from optbench_llm.engine.bound import BoundUnit, Work
 from optbench_llm.engine.units import Unit
 
+Units = Sequence[tuple[tuple[int, int], BoundUnit]]
 #: How often state may move to other memory, since other parameters have gradients than before.
 MOST_MOVES = 8
 
@@ -29,8 +30,9 @@ class Bundle:
 
     def __init__(self, works: Sequence[Work]) -> None:
         bounds = [work.bound for work in works]
-        self.units = [(work.place, work.bound) for work in works]
+        self.units: Units = [(work.place, work.bound) for work in works]
         self._params = [bound.p.view(-1) for bound in bounds]
+        self._matrices = [i for i, bound in enumerate(bounds) if bound.p.ndim > 1]
         first = bounds[0]
         stacked = first.by_itself
         names = [name.removesuffix(first.unit.suffix) for name in first.names]
@@ -49,15 +51,16 @@ class Bundle:
         self._parts = self._p.split([p.numel() for p in self._params])
         shape = (len(works), -1) if stacked else (-1,)
         self._own_g = self._g.view(shape)
-        self.bound = BoundUnit(
-            first.rule, Unit(""), self._p.view(shape), first.slots, first.phases, state,
-            stacked=stacked,
-        )  # fmt: skip
+        plan = first.plan._replace(unit=Unit(""), shape=tuple(self._p.view(shape).shape))
+        self.bound = BoundUnit(plan, self._p, self._p.view(shape), state, stacked=stacked)
 
     def work(self, first: Work, gradients: Sequence[Tensor]) -> Work:
         """The first work, made that of all, on their present parameters and these gradients."""
         torch.cat(self._params, out=self._p)
-        torch.cat([g.view(-1) if g.ndim > 1 else g for g in gradients], out=self._g)
+        vectors = [*gradients]
+        for i in self._matrices:
+            vectors[i] = vectors[i].view(-1)
+        torch.cat(vectors, out=self._g)
         return Work(
             self.bound, self._own_g, first.h, first.scalars, first.vector, first.stages,
             first.place, first.state, self,

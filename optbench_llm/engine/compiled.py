@@ -32,6 +32,8 @@ class CompiledPhases:
     ``compile_s`` are the seconds that this optimizer waited for compilations.
     """
 
+    of_vectors = True
+
     def __init__(self) -> None:
         self.compile_s = 0.0
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from optbench_llm.engine.bindings import Bindings
+from optbench_llm.engine.bindings import Held
 from optbench_llm.engine.phases import arithmetic_dtype
+from optbench_llm.engine.plan import GroupPlan, Planner
 from optbench_llm.engine.resharding import Layout
-from optbench_llm.engine.scalars import settings_of, settings_of_unit
 from optbench_llm.engine.sharding import (
     Owned,
     Owners,
@@ -25,10 +25,7 @@ from optbench_llm.engine.sharding import (
     steps_in_parts,
     turns,
 )
-from optbench_llm.engine.state import slots_of
 from optbench_llm.engine.storage import Plain, Storage
-from optbench_llm.engine.units import units_of
-from optbench_llm.engine.works import Held
 from optbench_llm.rules.rule import Rule, Scope
 
 Groups = list[dict[str, Any]]
@@ -38,8 +35,8 @@ States = MutableMapping[Tensor, dict[str, Any]]
 class Division:
     """Divides the parameters of one optimizer over processes; an owner stays the owner."""
 
-    def __init__(self, spec: str, rule_for: Callable[[dict[str, Any]], type[Rule]]) -> None:
-        self._spec, self._rule_for = spec, rule_for
+    def __init__(self, spec: str, planner: Planner) -> None:
+        self._spec, self._planner = spec, planner
         self._owners = Owners()
         self._known: dict[Place, tuple[Tensor, Sharding | None, bool]] = {}
 
@@ -54,13 +51,13 @@ class Division:
         here: list[Held] = []
         spread: list[Spread] = []
         whole: list[tuple[Place, Tensor, Sharding]] = []
-        for index, group in enumerate(groups):
-            rule = self._rule_for(group)
-            for position, p in enumerate(group["params"]):
+        for index, plans in enumerate(self._planner.groups(groups)):
+            rule = plans.rule
+            for position, p in enumerate(groups[index]["params"]):
                 if p.numel() == 0 or not takes_part(rule, p):
                     continue
                 place = (index, position)
-                sharding, in_parts = self._cut(place, p, rule, group)
+                sharding, in_parts = self._cut(place, p, plans)
                 if sharding is None:
                     here.append(Held(place, local(p), _gradient(p), states[p], p.numel()))
                 elif in_parts:
@@ -73,17 +70,14 @@ class Division:
                     whole.append((place, p, sharding))
         return here, spread, self._owners.assign(whole)
 
-    def _cut(
-        self, place: Place, p: Tensor, rule: type[Rule], group: dict[str, Any]
-    ) -> tuple[Sharding | None, bool]:
+    def _cut(self, place: Place, p: Tensor, plans: GroupPlan) -> tuple[Sharding | None, bool]:
         """How a parameter is sharded, and whether each process steps its part."""
         known = self._known.get(place)
         if known is None or known[0] is not p:
             sharding, in_parts = sharding_of(self._spec, p), False
             if sharding is not None:
-                units = units_of(rule, p, group)
-                h = settings_of_unit(settings_of(group), units[0])
-                in_parts = steps_in_parts(rule, units, p, slots_of(rule, p, h))
+                rule = plans.rule
+                in_parts = steps_in_parts(rule, plans.plan(p, p.numel()), p)
                 if not in_parts and rule.scope is Scope.MODEL:
                     raise RuntimeError(
                         f"optimizer {self._spec!r} measures the whole model by whole matrices, and"
@@ -93,7 +87,7 @@ class Division:
         return known[1], known[2]
 
     def in_turns(
-        self, owned: Sequence[Owned], states: States, bindings: Bindings, *, gradients: bool
+        self, owned: Sequence[Owned], states: States, *, gradients: bool
     ) -> Iterator[list[Held]]:
         """Whole parameters that this process is to step, turn by turn; then all get their parts."""
         for turn in turns(owned):
@@ -109,26 +103,23 @@ class Division:
                 Held(entry.place, p, g, states[entry.p], p.numel())
                 for entry, p, g in zip(own, wholes, of_loss, strict=True)
             ]
-            for entry in own:
-                bindings.forget(entry.place)
             for entry, part in zip(turn, scattered(turn, wholes, like), strict=True):
                 local(entry.p).copy_(part)
 
-    def layouts(self, groups: Groups, bindings: Bindings) -> list[Layout]:
+    def layouts(self, groups: Groups) -> list[Layout]:
         """Where the state of each parameter lies, in the order of the groups."""
         layouts: list[Layout] = []
         whole: list[tuple[int, Place, Tensor, Sharding]] = []
-        for index, group in enumerate(groups):
-            rule = self._rule_for(group)
-            for position, p in enumerate(group["params"]):
+        for index, plans in enumerate(self._planner.groups(groups)):
+            for position, p in enumerate(groups[index]["params"]):
                 place = (index, position)
-                sharding, in_parts = self._cut(place, p, rule, group)
+                sharding, in_parts = self._cut(place, p, plans)
                 elements = p.numel()
                 if sharding is not None and not in_parts:
                     whole.append((len(layouts), place, p, sharding))
                 elif sharding is not None and not sharding.blockwise:
                     elements = 0
-                storages = _storages_by_slot(p, rule, group, elements, bindings)
+                storages = _storages_by_slot(p, plans, elements)
                 layouts.append(Layout(sharding, None, storages, local(p.detach()).device))
         owned = self._owners.assign([entry[1:] for entry in whole])
         for (number, *_), entry in zip(whole, owned, strict=True):
@@ -136,20 +127,15 @@ class Division:
         return layouts
 
 
-def _storages_by_slot(
-    p: Tensor, rule: type[Rule], group: dict[str, Any], elements: int, bindings: Bindings
-) -> dict[str, Storage]:
-    """The storages of the slots in a parameter's shape; none where it has several units."""
-    units = units_of(rule, p, group) if p.numel() else ()
-    if len(units) != 1 or units[0].turned or units[0].flattened:
+def _storages_by_slot(p: Tensor, plans: GroupPlan, elements: int) -> dict[str, Storage]:
+    """The storages of the slots in a parameter's shape; none where it has several views."""
+    plan = plans.plan(p, elements)
+    if len(plan) != 1 or plan[0].unit.turned or plan[0].unit.flattened:
         return {}
-    h = settings_of_unit(settings_of(group), units[0])
-    slots = slots_of(rule, p, h)
-    phases = bindings.phases(rule, p, slots, h, elements)
     plain = Plain(arithmetic_dtype(p))
-    return dict.fromkeys(rule.kept_by_program, plain) | {
+    return dict.fromkeys(plans.rule.kept_by_program, plain) | {
         slot.name: storage
-        for slot, storage in zip(slots, phases.storages, strict=True)
+        for slot, storage in zip(plan[0].slots, plan[0].phases.storages, strict=True)
         if slot.shape == "full"
     }
 

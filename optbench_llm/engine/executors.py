@@ -14,6 +14,11 @@ class Executor(Protocol):
     """Runs phases of a rule over many units; which one does is the business of their device."""
 
     @property
+    def of_vectors(self) -> bool:
+        """Whether scalars come to it as a vector, and small units of a kind as one of a bucket."""
+        ...
+
+    @property
     def compile_s(self) -> float:
         """Seconds that were waited for compilations."""
         ...

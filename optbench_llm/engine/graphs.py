@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from optbench_llm.engine.replaced import replaced
 from optbench_llm.engine.tracing import traced
 from optbench_llm.engine.vectors import BF16_VECTOR_BITS, IN_8_BITS, better_vectors
 
@@ -129,8 +130,6 @@ def compiled_together() -> Iterator[None]:
 
     What :func:`compile_graph` returned within may be called after the end, which waits for all.
     """
-    from unittest.mock import patch
-
     from torch._inductor.async_compile import AsyncCompile
 
     begun: list[tuple[AsyncCompile, dict[str, Any]]] = []
@@ -139,7 +138,7 @@ def compiled_together() -> Iterator[None]:
         begun.append((self, scope))
 
     try:
-        with patch.object(AsyncCompile, "wait", wait):
+        with replaced(AsyncCompile, "wait", wait):
             yield
     finally:
         for compiling, scope in begun:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from optbench_llm.engine.resharding import Layout, own_part
-from optbench_llm.engine.restored import check_groups
+from optbench_llm.engine.restored import check_groups, warn_of_other_settings
 from optbench_llm.engine.scalars import NOT_SETTINGS, settings_of
 from optbench_llm.engine.sharding import is_part, local
 from optbench_llm.rules.hyperparameters import FILLED_IN_PLACE, plain
@@ -35,6 +35,28 @@ def asks_for_state(groups: Sequence[Group], states: Mapping[Any, Any]) -> bool:
     return bool(with_gradients) and not any(
         is_part(p) or p.grad.is_sparse or p.grad.count_nonzero() for p in with_gradients
     )
+
+
+def restored(
+    spec: str,
+    given: dict[str, Any],
+    groups: Sequence[Group],
+    rules: Sequence[type[Rule]],
+    layouts: Sequence[Layout],
+) -> tuple[dict[Any, Any], list[Group]]:
+    """What an optimizer takes from a checkpoint: its state by parameter, and its groups.
+
+    ``rules`` are those of its groups, ``layouts`` those of all parameters. Warns where groups come
+    with other hyperparameters.
+
+    Raises:
+        ValueError: This is the state of another optimizer, storage or model, or of other groups.
+    """
+    saved = given["param_groups"]
+    check_origin(spec, saved, groups)
+    state = own_state(given, groups, rules, layouts)
+    warn_of_other_settings(spec, groups, saved, [rule.settings() for rule in rules])
+    return state, [group_in_numbers(*pair) for pair in zip(saved, groups, strict=True)]
 
 
 def check_origin(spec: str, saved: Sequence[Group], own: Sequence[Group]) -> None:

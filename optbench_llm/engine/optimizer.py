@@ -4,36 +4,30 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
-from types import SimpleNamespace
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from optbench_llm.engine.bindings import Bindings
-from optbench_llm.engine.bound import Work
-from optbench_llm.engine.bundles import Bundles
-from optbench_llm.engine.checks import check_gradients, check_ready, check_role, check_shapes
+from optbench_llm.engine.checks import check_ready, check_role, check_shapes
 from optbench_llm.engine.compiler import Choice, check_engine, choose_engine
-from optbench_llm.engine.division import Division
+from optbench_llm.engine.evaluation import (
+    has_evaluation_point,
+    move_to_evaluation_points,
+    return_to_train_points,
+)
 from optbench_llm.engine.executors import Executor, executor_of
 from optbench_llm.engine.finite import check_finite
 from optbench_llm.engine.groups import completed
-from optbench_llm.engine.loading import asks_for_state, check_origin, group_in_numbers, own_state
-from optbench_llm.engine.phases import arithmetic_dtype
+from optbench_llm.engine.loading import asks_for_state, restored
+from optbench_llm.engine.plan import Planner
 from optbench_llm.engine.precision import full_precision
-from optbench_llm.engine.repeat import Repeat
 from optbench_llm.engine.resharding import TRAIN_POINT, Layout, joined
-from optbench_llm.engine.restored import warn_of_other_settings
-from optbench_llm.engine.sharding import Owned, Place, Spread, local
-from optbench_llm.engine.state import stored_slots
-from optbench_llm.engine.stepping import take_step
+from optbench_llm.engine.stepper import Stepper
 from optbench_llm.engine.storage import check_storage
-from optbench_llm.engine.works import Held, WorkMaker
 from optbench_llm.rules.hyperparameters import check_hyperparameters
-from optbench_llm.rules.rule import COMPANION, Rule, Scope
+from optbench_llm.rules.rule import COMPANION, Rule
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +75,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         self._asked_engine = engine
         self.expected_steps: int | None = None
         defaults = check_hyperparameters(self.spec, hyperparameters, rule)
-        check_storage(storage, self.spec, rule, SimpleNamespace(**defaults, role="", heads=0))
+        check_storage(storage, self.spec, rule, defaults)
         self._training = True
         self._start_afresh()
         super().__init__(params, defaults)
@@ -92,14 +86,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         self._told_of_train_point = False
         self._engine: Choice | None = None
         self._executor: Executor | None = None
-        self._forget_memory()
-        self._division = Division(self.spec, self.rule_for)
-
-    def _forget_memory(self) -> None:
-        """Begin what is known of the parameters' and the state's memory."""
-        self._bindings = Bindings(self.spec, self.storage)
-        self._bundles = Bundles()
-        self._repeat: Repeat | None = None
+        self._planner = Planner(self.rule_for, self.storage)
+        self._stepper = Stepper(self.spec, self._planner)
 
     def __getstate__(self) -> dict[str, Any]:
         kept = ("rule", "spec", "storage", "_asked_engine", "expected_steps", "_training")
@@ -191,12 +179,8 @@ class RuleOptimizer(torch.optim.Optimizer):
 
         Nothing is allocated: parameters may be on the meta device.
         """
-        return sum(
-            self._bindings.planned_bytes(self.rule_for(group), p, group)
-            for group in self.param_groups
-            for p in group["params"]
-            if p.numel()
-        )
+        planned = zip(self._planner.groups(self.param_groups), self.param_groups, strict=True)
+        return sum(plans.state_bytes(p) for plans, group in planned for p in group["params"])
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -212,66 +196,16 @@ class RuleOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         if asks_for_state(self.param_groups, self.state):
-            self._make_state()
+            self._stepper.make_state(self.param_groups, self.state, self._runner)
+            if self.rule.observe is not None:
+                for group in self.param_groups:
+                    group.setdefault("observations", 0)
             return loss
         check_ready(self.spec, self.rule, self.param_groups, self._training, self._gradients_made)
         self._gradients_made = False
         with full_precision():
-            if not self._step_again():
-                self._step_anew()
+            self._stepper.step(self.param_groups, self.state, self._runner)
         return loss
-
-    def _make_state(self) -> None:
-        """Begin the state of what has a gradient, for a checkpoint to be loaded into."""
-        here, _, _ = self._divided(_has_gradient)
-        self._maker(advance=False).prepare(here)
-        if self.rule.observe is not None:
-            for group in self.param_groups:
-                group.setdefault("observations", 0)
-
-    def _step_again(self) -> bool:
-        """Step as the last time, unless something is not as it was then."""
-        if self._repeat is None:
-            return False
-        works = self._repeat.works(self.param_groups, self.state, self._maker())
-        if works is None:
-            self._repeat = None
-            return False
-        self._take(works)
-        for state in self._repeat.states:
-            state["step"] += 1
-        self._count_groups()
-        return True
-
-    def _step_anew(self) -> None:
-        check_gradients(self.spec, self.param_groups)
-        here, spread, owned = self._divided(_has_gradient)
-        maker = self._maker()
-        works = maker.works(here)
-        alone = not owned and all(held.p is self._param(held.place) for held in here)
-        again = alone and Repeat.fits(works)
-        if alone and self.engine == "compiled":
-            works = self._bundles.joined(works)
-        if again:
-            self._repeat = Repeat(self.param_groups, self.state, works, maker)
-        self._take(works, spread)
-        for held in self._in_turns(owned):
-            self._take(self._maker().works(held))
-        self._count_step()
-
-    def _count_groups(self) -> None:
-        for group in self.param_groups:
-            if self.rule_for(group).scope is Scope.MODEL:
-                group["step"] += 1
-
-    def _count_step(self) -> None:
-        self._count_groups()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None and p.numel():
-                    # Of a sharded parameter also where another process steps it.
-                    state = self.state[p]
-                    state["step"] = state.get("step", 0) + 1
 
     def gradients_made(self) -> None:
         """Say that the present gradients are those that the rule's programs make."""
@@ -286,13 +220,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         """
         if self.rule.observe is None:
             raise RuntimeError(f"optimizer {self.spec!r} takes in no second gradient")
-        check_gradients(self.spec, self.param_groups)
-        here, _, owned = self._divided(_has_gradient)
         with full_precision():
-            for held in chain([here], self._in_turns(owned)):
-                works = self._maker(advance=False, scale=scale).works(held)
-                self._runner.prepare(works)
-                self._runner.run("observe", works)
+            self._stepper.observe(self.param_groups, self.state, self._runner, scale)
         for group in self.param_groups:
             group["observations"] = group.get("observations", 0) + 1
 
@@ -301,40 +230,21 @@ class RuleOptimizer(torch.optim.Optimizer):
         if self._training:
             return
         self._training = True
-        for group in self.param_groups:
-            for p in group["params"]:
-                if TRAIN_POINT in self.state.get(p, ()):
-                    local(p.detach()).copy_(self.state[p].pop(TRAIN_POINT))
+        return_to_train_points(self._every_param(), self.state)
 
     @torch.no_grad()
     def eval(self) -> None:
         """Move the parameters to where the rule's model is evaluated and saved, if elsewhere."""
         if not self._training:
             return
-        here, spread, owned = self._divided(self._has_evaluation_point)
+        groups, division = self.param_groups, self._stepper.division
+        here, spread, owned = division.divide(groups, self.state, self._has_evaluation_point)
         self._training = not (here or spread or owned)
-        for p in (*(self._param(held.place) for held in here), *(entry.p for entry in owned)):
-            self.state[p][TRAIN_POINT] = local(p.detach()).clone()
-        for held in chain([here], self._in_turns(owned, gradients=False)):
-            for entry in held:
-                self._evaluate(entry)
+        plans = self._planner.groups(groups)
+        move_to_evaluation_points(division, here, owned, groups, self.state, plans)
 
     def _has_evaluation_point(self, rule: type[Rule], p: Tensor) -> bool:
-        return rule.evaluation_point is not None and bool(self.state.get(p, {}).get("step"))
-
-    def _evaluate(self, held: Held) -> None:
-        """Move what this process holds of a parameter to where it is evaluated."""
-        group = self.param_groups[held.place[0]]
-        rule = self.rule_for(group)
-        assert rule.evaluation_point is not None
-        plans = self._bindings.plans(rule, held.p, group, held.elements)
-        for unit, view, h, slots, phases in plans:
-            exact = view.to(arithmetic_dtype(held.p))
-            loaded = phases.load(exact, stored_slots(held.state, slots, phases, unit.suffix))
-            view.copy_(rule.evaluation_point(exact, loaded, h))
-
-    def _param(self, place: Place) -> Tensor:
-        return self.param_groups[place[0]]["params"][place[1]]
+        return has_evaluation_point(rule, self.state.get(p, {}))
 
     def state_dict(self) -> dict[str, Any]:
         """As torch has it.
@@ -386,19 +296,16 @@ class RuleOptimizer(torch.optim.Optimizer):
         found: dict[Any, Any] = {}
 
         def read(_: torch.optim.Optimizer, given: dict[str, Any]) -> dict[str, Any]:
-            saved = given["param_groups"]
-            check_origin(self.spec, saved, self.param_groups)
             rules = [self.rule_for(group) for group in self.param_groups]
-            found.update(own_state(given, self.param_groups, rules, self._layouts()))
-            warn_of_other_settings(
-                self.spec, self.param_groups, saved, lambda group: self.rule_for(group).settings()
-            )
-            pairs = zip(saved, self.param_groups, strict=True)
-            return {"state": {}, "param_groups": [group_in_numbers(*pair) for pair in pairs]}
+            state, groups = restored(self.spec, given, self.param_groups, rules, self._layouts())
+            found.update(state)
+            return {"state": {}, "param_groups": groups}
 
         def take(_: torch.optim.Optimizer) -> None:
             self.state.update(found)
-            self._forget_memory()
+            self._stepper.forget_memory()
+            # It knows where the state was.
+            self._executor = None
             self._training = not any(TRAIN_POINT in found.get(p, ()) for p in self._every_param())
 
         # Torch's method knows no other way to keep dtypes. The last hook before, the first after.
@@ -415,35 +322,14 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _every_param(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
 
-    def _maker(self, *, advance: bool = True, scale: float = 1.0) -> WorkMaker:
-        return WorkMaker(
-            self.param_groups, self.rule_for, self._bindings,
-            compiled=self.engine == "compiled", advance=advance, scale=scale,
-        )  # fmt: skip
-
-    def _divided(
-        self, takes_part: Callable[[type[Rule], Tensor], Any]
-    ) -> tuple[list[Held], list[Spread], list[Owned]]:
-        return self._division.divide(self.param_groups, self.state, takes_part)
-
-    def _in_turns(self, owned: Sequence[Owned], *, gradients: bool = True) -> Iterator[list[Held]]:
-        return self._division.in_turns(owned, self.state, self._bindings, gradients=gradients)
-
     def _layouts(self) -> list[Layout]:
-        return self._division.layouts(self.param_groups, self._bindings)
-
-    def _take(self, works: list[Work], spread: Sequence[Spread] = ()) -> None:
-        take_step(self._runner, self.param_groups, works, spread)
+        return self._stepper.division.layouts(self.param_groups)
 
     @property
     def _runner(self) -> Executor:
         if self._executor is None:
             self._executor = executor_of(self.engine)
         return self._executor
-
-
-def _has_gradient(rule: type[Rule], p: Tensor) -> bool:
-    return p.grad is not None
 
 
 def _is_tensor(value: Any) -> bool:

@@ -36,6 +36,7 @@ class EagerPhases:
     On an accelerator matrices, and small tensors, of one kind are stepped together.
     """
 
+    of_vectors = False
     compile_s = 0.0
 
     def prepare(self, works: Sequence[Work]) -> None:

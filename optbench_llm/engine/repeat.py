@@ -9,16 +9,13 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from optbench_llm.engine.bound import BoundUnit, Work
-from optbench_llm.engine.bundles import Bundle
+from optbench_llm.engine.bound import BoundUnit, Bucket, Work
+from optbench_llm.engine.memory import Memory
 from optbench_llm.engine.noise import noise_key
 from optbench_llm.engine.works import WorkMaker
 from optbench_llm.rules.rule import Scope
 
 Groups = Sequence[dict[str, Any]]
-#: What a parameter group may hold anew at each step, beside a rule's carried numbers; it changes no
-#: slot.
-CHANGING = ("lr", "step", "observations")
 _GRADIENT, _DTYPE = attrgetter("grad"), attrgetter("dtype")
 
 
@@ -34,7 +31,7 @@ class _Part(NamedTuple):
     members: slice
     states: list[dict[str, Any]]
     bound: BoundUnit
-    bundle: Bundle | None
+    bundle: Bucket | None
     carry: tuple[str, ...]
     kind: int
 
@@ -62,14 +59,9 @@ class Repeat:
         self._kinds: dict[Any, int] = {}
         bounds: list[BoundUnit] = []
         self._parts = [self._part(work, states, bounds) for work in works]
-        self._names = [name for bound in bounds for name in bound.names]
-        self._tensors = [tensor for bound in bounds for tensor in bound.tensors]
-        owners = zip(self.states, bounds, strict=True)
-        self._owners = [state for state, bound in owners for _ in bound.names]
-        self._memory = self._memory_of([*map(_GRADIENT, self._stepped)])
-        rules = {work.bound.rule for work in works}
-        self._changing = {*CHANGING, *(name for rule in rules for name in rule.carry)}
-        self._fixed = self._fixed_of(maker)
+        self._memory = Memory.joined(bound.memory for bound in bounds)
+        self._layouts = _layouts_of([*map(_GRADIENT, self._stepped)])
+        self._plans = [*maker.plans]
         stepped = {*map(id, self._stepped)}
         every = (p for params in self._params for p in params)
         self._others = [p for p in every if id(p) not in stepped]
@@ -87,7 +79,9 @@ class Repeat:
             return None
         gradients: list[Any] = [*map(_GRADIENT, self._stepped)]
         steps: list[Any] = [*map(dict.get, self.states, repeat("step"))]
-        if not self._fits_memory(gradients) or None in steps:
+        if not all(map(is_not, gradients, repeat(None))) or None in steps:
+            return None
+        if _layouts_of(gradients) != self._layouts or not self._memory.holds():
             return None
         if not all(_together(part, steps[part.members]) for part in self._parts):
             return None
@@ -122,34 +116,13 @@ class Repeat:
                 for group, params in zip(groups, self._params, strict=True)
             )
             and all(p.grad is None or not p.numel() for p in self._others)
-            and self._fixed_of(maker) == self._fixed
+            and _same(maker.plans, self._plans)
         )
 
-    def _fits_memory(self, gradients: Sequence[Tensor | None]) -> bool:
-        """Whether gradients, parameters and slots lie as they did."""
-        return (
-            all(map(is_not, gradients, repeat(None)))
-            and all(map(is_, map(dict.get, self._owners, self._names), self._tensors))
-            and self._memory_of(gradients) == self._memory
-        )
 
-    def _memory_of(self, gradients: Sequence[Any]) -> tuple[list[Any], ...]:
-        """Where all lie and how, as far as it may change under a step that is repeated."""
-        return (
-            [*map(Tensor.stride, gradients)],
-            [*map(_DTYPE, gradients)],
-            [*map(Tensor.data_ptr, self._stepped)],
-            [*map(Tensor.numel, self._stepped)],
-            [*map(Tensor.is_contiguous, self._stepped)],
-            [*map(Tensor.data_ptr, self._tensors)],
-        )
-
-    def _fixed_of(self, maker: WorkMaker) -> list[dict[str, Any]]:
-        """What each group holds that may change slots."""
-        return [
-            {name: value for name, value in vars(h).items() if name not in self._changing}
-            for h in maker.of_groups
-        ]
+def _layouts_of(gradients: Sequence[Any]) -> tuple[list[Any], ...]:
+    """How gradients lie in memory, as far as code goes by it."""
+    return [*map(Tensor.stride, gradients)], [*map(_DTYPE, gradients)]
 
 
 def _same(found: Collection[Any], known: Collection[Any]) -> bool:

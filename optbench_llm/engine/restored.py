@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -48,16 +48,16 @@ def warn_of_other_settings(
     spec: str,
     groups: Sequence[Group],
     saved: Sequence[Group],
-    names_of: Callable[[Group], Iterable[str]],
+    names: Sequence[Iterable[str]],
 ) -> None:
     """Warn where saved groups replace hyperparameters that the optimizer was made with by others.
 
-    As everywhere in torch the saved ones count. ``names_of`` gives a group's hyperparameters.
+    As everywhere in torch the saved ones count. ``names`` are the hyperparameters of each group.
     Learning rates are compared before any schedule, and where there is one.
     """
     changes: dict[str, list[int]] = {}
-    for index, (group, other) in enumerate(zip(groups, saved, strict=True)):
-        pairs = {n: (group[n], other[n]) for n in names_of(group) if n in group and n in other}
+    for index, (group, other, own_names) in enumerate(zip(groups, saved, names, strict=True)):
+        pairs = {n: (group[n], other[n]) for n in own_names if n in group and n in other}
         pairs.pop("lr", None)
         if "initial_lr" in other:
             pairs["lr"] = group.get("initial_lr", group["lr"]), other["initial_lr"]

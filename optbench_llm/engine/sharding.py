@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from optbench_llm.engine.bound import sees_flat_pieces
+from optbench_llm.engine.plan import Plan
 from optbench_llm.engine.storage import BLOCK
-from optbench_llm.engine.units import Unit
-from optbench_llm.rules.rule import Rule, Scope, Slot
+from optbench_llm.rules.rule import Rule, Scope
 
 Place = tuple[int, int]
 #: Elements that one process steps for others in one turn, unless a single parameter has more.
@@ -114,12 +114,11 @@ def sharding_of(optimizer: str, p: Tensor) -> Sharding | None:
     return Sharding(mesh.get_group(cut[0]), p.shape, placement.dim % p.ndim)
 
 
-def steps_in_parts(
-    rule: type[Rule], units: Sequence[Unit], p: Tensor, slots: Sequence[Slot]
-) -> bool:
-    """Whether each process may step its own part of a parameter."""
-    plain = len(units) == 1 and not units[0].turned and sees_flat_pieces(rule, p)
-    return plain and all(slot.shape in ("full", "scalar") for slot in slots)
+def steps_in_parts(rule: type[Rule], plan: Plan, p: Tensor) -> bool:
+    """Whether each process may step its own part of a parameter; ``plan`` is the whole one's."""
+    if len(plan) != 1 or plan[0].unit.turned or not sees_flat_pieces(rule, p):
+        return False
+    return all(slot.shape in ("full", "scalar") for slot in plan[0].slots)
 
 
 class Spread(NamedTuple):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -152,8 +153,13 @@ def _in_blocks(value: Tensor) -> bool:
     return value.ndim == 2 and value.shape[1] == BLOCK
 
 
-def check_storage(storage: str, optimizer: str, rule: type[Rule], h: Any) -> None:
-    """Raise ValueError where a rule's slots cannot lie in this storage, or none of them would."""
+def check_storage(
+    storage: str, optimizer: str, rule: type[Rule], settings: Mapping[str, Any]
+) -> None:
+    """Raise ValueError where a rule's slots cannot lie in this storage, or none of them would.
+
+    They are those of a matrix under these hyperparameters.
+    """
     if storage not in STORAGES:
         raise ValueError(
             f"optimizer {optimizer!r}: unknown storage {storage!r}, expected one of "
@@ -161,7 +167,7 @@ def check_storage(storage: str, optimizer: str, rule: type[Rule], h: Any) -> Non
         )
     if storage == "fp32":
         return
-    slots = rule.slots_for((2, 2), h)
+    slots = rule.slots_for((2, 2), SimpleNamespace(**settings, role="matrix", heads=0))
     if not any(_bears_rounding(slot) for slot in slots):
         name = optimizer.partition("@")[0]
         raise ValueError(

@@ -44,20 +44,23 @@ class Unit:
         return self.view(g.contiguous() if self.flattened else g)
 
 
-def units_of(rule: type[Rule], p: Tensor, group: dict[str, Any]) -> tuple[Unit, ...]:
-    """The units of a parameter of a group: one, or one for each matrix and each of its parts."""
-    turned, role = group.get("conv1d", False), group.get("role", "")
+def units_of(rule: type[Rule], shape: tuple[int, ...], h: Any) -> tuple[Unit, ...]:
+    """The units of a parameter of a group: one, or one for each matrix and each of its parts.
+
+    ``h`` are the group's settings.
+    """
+    turned, role = getattr(h, "conv1d", False), getattr(h, "role", "")
     if not rule.by_layout:
-        return (Unit(role, turned=turned and p.ndim == 2),)
-    stacked = group.get("stacked", False) and p.ndim == 3
-    indices: Sequence[int | None] = range(p.shape[0]) if stacked else (None,)
-    shape = p.shape[1:] if stacked else p.shape
+        return (Unit(role, turned=turned and len(shape) == 2),)
+    stacked = getattr(h, "stacked", False) and len(shape) == 3
+    indices: Sequence[int | None] = range(shape[0]) if stacked else (None,)
+    shape = shape[1:] if stacked else shape
     turned = turned and len(shape) == 2
-    parts = group.get("parts", ())
+    parts = getattr(h, "parts", ())
     cuts: list[tuple[str, int, slice | None]] = [(role, 0, None)]
     if parts:
         ends = [*accumulate(rows for _, rows, _ in parts)]
-        assert len(parts) == 1 or ends[-1] == shape[1 if turned else 0], (parts, p.shape)
+        assert len(parts) == 1 or ends[-1] == shape[1 if turned else 0], (parts, shape)
         cuts = [
             (part_role, heads, slice(end - rows, end) if len(parts) > 1 else None)
             for (part_role, rows, heads), end in zip(parts, ends, strict=True)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from optbench_llm.engine.replaced import replaced
+
 if TYPE_CHECKING:
     from torch.fx import GraphModule
 
@@ -38,8 +40,6 @@ def better_vectors(graph: GraphModule, *, in_bf16: bool, in_8_bits: bool) -> Ite
     Code for one instruction set is no code for another: it runs over the ends of its tensors.
     Inductor's cache knows the set by its own settings alone, not by ``ATEN_CPU_CAPABILITY``.
     """
-    from unittest.mock import patch
-
     from torch._inductor.codegen import cpp
     from torch._inductor.cpu_vec_isa import VecAVX2, pick_vec_isa
     from torch.compiler import config
@@ -59,9 +59,9 @@ def better_vectors(graph: GraphModule, *, in_bf16: bool, in_8_bits: bool) -> Ite
             known = getattr(getattr(cpp, owner, None), name, None)
             if known is not None:
                 new = replacement(known)
-                patches.enter_context(patch.object(getattr(cpp, owner), name, new))
+                patches.enter_context(replaced(getattr(cpp, owner), name, new))
                 tag += f"; optbench_llm: {what}"
-        patches.enter_context(patch.object(config, "cache_key_tag", tag))
+        patches.enter_context(config.patch(cache_key_tag=tag))  # pyright: ignore
         yield
 
 

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from optbench_llm.engine.bindings import Bindings
+from optbench_llm.engine.bindings import Bindings, Held
 from optbench_llm.engine.bound import BoundUnit, Work
 from optbench_llm.engine.noise import NOISE, noise_key
 from optbench_llm.engine.phases import arithmetic_dtype
-from optbench_llm.engine.scalars import named, settings_of, settings_of_unit
+from optbench_llm.engine.plan import Planner
+from optbench_llm.engine.scalars import named, settings_of_unit
 from optbench_llm.engine.units import Unit
 from optbench_llm.rules.rule import Rule, Scope
-
-
-class Held(NamedTuple):
-    """A parameter that this process steps, or its part of one, with its gradient if it has one.
-
-    ``elements`` is the size by which storages are chosen, that of the whole parameter, 0 for what
-    can have no blocks. ``origin`` is the position of a part's first element in the parameter.
-    """
-
-    place: tuple[int, int]
-    p: Tensor
-    g: Tensor | None
-    state: dict[str, Any]
-    elements: int
-    origin: int = 0
 
 
 class WorkMaker:
@@ -41,17 +27,16 @@ class WorkMaker:
     def __init__(
         self,
         groups: list[dict[str, Any]],
-        rule_for: Callable[[dict[str, Any]], type[Rule]],
+        planner: Planner,
         bindings: Bindings,
         *,
-        compiled: bool,
+        vectors: bool,
         advance: bool,
         scale: float = 1.0,
     ) -> None:
         self._groups, self._bindings = groups, bindings
-        self._rules = [rule_for(group) for group in groups]
-        self.of_groups = [settings_of(group) for group in groups]
-        self._compiled, self._advance, self._scale = compiled, advance, scale
+        self.plans = planner.groups(groups)
+        self._vectors, self._advance, self._scale = vectors, advance, scale
         self._of_units: dict[Any, Any] = {}
         self._computed: dict[Any, tuple[Any, Tensor | None, tuple[str, ...]]] = {}
 
@@ -70,7 +55,7 @@ class WorkMaker:
             self.carried(index, state)
             for _ in self._bound(entry):
                 pass
-            for name in self._rules[index].kept_by_program:
+            for name in self.plans[index].rule.kept_by_program:
                 state[name] = torch.zeros_like(entry.p, dtype=arithmetic_dtype(entry.p))
 
     def _works_of(self, held: Held) -> list[Work]:
@@ -87,25 +72,22 @@ class WorkMaker:
     def _bound(self, held: Held) -> Iterator[tuple[BoundUnit, Tensor, Any]]:
         """Every unit of a parameter, with its gradient and settings."""
         index, state = held.place[0], held.state
-        rule, group = self._rules[index], self._groups[index]
         assert held.g is not None
         first = self._advance and not state["step"]
-        units = self._bindings.units(held.place, held.p, rule, group, held.elements, held.origin)
-        for number, unit in enumerate(units):
-            h = self.settings(index, unit)
-            g = unit.view_of_gradient(held.g)
-            yield self._bindings.bind(held.place, number, state, rule, h, g, first=first), g, h
+        for view in self.plans[index].plan(held.p, held.elements):
+            h, g = self.settings(index, view.unit), view.unit.view_of_gradient(held.g)
+            yield self._bindings.bind(held, view, g, h, first=first), g, h
 
     def settings(self, index: int, unit: Unit) -> Any:
         """The settings of a unit of a group."""
         kind = (index, unit.role, unit.heads)
         if kind not in self._of_units:
-            self._of_units[kind] = settings_of_unit(self.of_groups[index], unit)
+            self._of_units[kind] = settings_of_unit(self.plans[index].h, unit)
         return self._of_units[kind]
 
     def carried(self, index: int, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
         """Who keeps the count of steps and the carried numbers of a parameter, and those."""
-        rule = self._rules[index]
+        rule = self.plans[index].rule
         keeper = self._groups[index] if rule.scope is Scope.MODEL else state
         return keeper, {name: keeper.setdefault(name, start) for name, start in rule.carry.items()}
 
@@ -124,7 +106,7 @@ class WorkMaker:
         key = (t, device, index, unit.role, unit.heads, noise, *carry.values())
         known = self._computed.get(key)
         if known is None:
-            rule = self._rules[index]
+            rule = self.plans[index].rule
             known = self._computed[key] = self._compute(rule, h, t, carry, noise, device)
         if self._advance and carry:
             now = known[0]._asdict()
@@ -150,6 +132,6 @@ class WorkMaker:
         assert not numbers.keys() & fixed.keys(), (rule, fixed)
         scalars = named(rule, {**numbers, **fixed})
         vector = None
-        if self._compiled:
+        if self._vectors:
             vector = torch.tensor(scalars, dtype=torch.float32, device=device)
         return scalars, vector, rule.stages(h, t) if self._advance else ("observe",)

@@ -50,6 +50,8 @@ class TritonPhases:
     A step sends all its numbers in one copy to each device; nothing is read there.
     """
 
+    of_vectors = False
+
     def __init__(self) -> None:
         self._planning_s = 0.0
         self._others = EagerPhases()
@@ -110,10 +112,13 @@ class TritonPhases:
         plan = self._plans.get(key)
         if plan is None:
             began = time.perf_counter()
-            if len(self._plans) >= MOST_PLANS:
-                del self._plans[next(iter(self._plans))]
-            plan = self._plans[key] = self._planned(works)
+            plan = self._planned(works)
             self._planning_s += time.perf_counter() - began
+            # Matrices whose owner steps them lie elsewhere at each step, and have no batches.
+            if plan.batches:
+                if len(self._plans) >= MOST_PLANS:
+                    del self._plans[next(iter(self._plans))]
+                self._plans[key] = plan
         return plan
 
     def _planned(self, works: Sequence[Work]) -> _Plan:
