@@ -53,9 +53,10 @@ def main() -> None:
     out = options.out or FOLDER / f"gpu_check_{device}.json"
     findings = check(sections, device, out, options.commit)
     print(f"\nwritten to {out}")
-    if findings:
-        sys.exit("\n".join([f"{len(findings)} findings:", *(f"- {one}" for one in findings)]))
-    print("no findings")
+    print(f"{len(findings)} findings" if findings else "no findings")
+    for finding in findings:
+        print(f"- {finding}")
+    sys.exit(1 if findings else 0)
 
 
 def argument_parser() -> argparse.ArgumentParser:

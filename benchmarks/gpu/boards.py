@@ -36,7 +36,9 @@ def run(report: Report, device: str) -> None:
         plan = make_plan(load_recipe(str(path)))
         with PlainDisplay() as display:
             run_leaderboard(plan, store, display)
-        found = {result.trial["spec"]: result for result in Store.read(store, plan.identity).results}
+        found = {
+            result.trial["spec"]: result for result in Store.read(store, plan.identity).results
+        }
     for spec, status in EXPECTED.items():
         record = found[spec].record
         report.record(spec, {key: record.get(key) for key in KEPT})

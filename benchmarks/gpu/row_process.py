@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu.lanes import SPENT
-from gpu.tolerances import DISTANCE
 from oracles import CASES
 from oracles.comparison import bearable, distance, make_optimizer, make_parameter, take_step
 from oracles.inputs import parameter
 from oracles.proof import Shape
+
+from gpu.lanes import SPENT
+from gpu.tolerances import DISTANCE
 
 #: Several blocks of a kernel and an end that fills none; elements enough for 8-bit state.
 SHAPES = (Shape((1031,)), Shape((70, 130)), Shape((65, 96), transposed=True))

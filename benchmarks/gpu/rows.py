@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from yardstick.contenders import all_specs
+
 from gpu.lanes import in_lanes
 from gpu.report import Report
 from gpu.tolerances import findings_of
 from optbench_llm.catalog import parse_spec
 from optbench_llm.leaderboard.cores import usable_cores
-from yardstick.contenders import all_specs
 
 ENGINES = ("eager", "triton")
 MOST_LANES = 8

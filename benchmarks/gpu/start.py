@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 
 import torch
-from gpu.clock import timed, times_on_cpu
-from gpu.report import Report
-
-import optbench_llm as ob
 from yardstick.bench import Bench
 from yardstick.contenders import Stepper
+
+import optbench_llm as ob
+from gpu.clock import timed, times_on_cpu
+from gpu.report import Report
 
 COPIED_BYTES = {"cuda": 4 << 30, "cpu": 64 << 20}
 COPIES = 10

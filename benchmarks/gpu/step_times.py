@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from yardstick.bench import Bench
+from yardstick.contenders import REFUSALS, Contender, Stepper, contenders
+
 from gpu.clock import Products, times_on_cpu, times_on_gpu, waits
 from gpu.report import Report
 from gpu.tolerances import SYNCS
 from gpu.trace import traced
-from yardstick.bench import Bench
-from yardstick.contenders import REFUSALS, Contender, Stepper, contenders
 
 #: All scopes and storages; the first are those that matter most, should the time not do.
 SPECS = (
