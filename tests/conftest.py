@@ -15,6 +15,9 @@ pytest_plugins = ["compatibility"]
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Without a GPU, Triton's kernels run in its interpreter. Set before triton is imported.
+os.environ["TRITON_INTERPRET"] = "1"
+
 ALPACA_FILES = {
     "sample": Path(__file__).with_name("alpaca_sample.json"),
     # 999 real records, beside the checkout; their licence keeps them out of the project.

@@ -236,26 +236,6 @@ def test_auto_compiles_where_the_work_repays_it_and_says_why(elements, steps, en
     assert f"{elements:,} elements x {steps or 1000:,} steps" in optimizer.engine_reason
 
 
-@pytest.mark.parametrize("name", ["adamw", *slow("lamb", "muon", "prodigy", "lion@int8")])
-def test_several_units_a_call_step_as_one_by_one(name, monkeypatch):
-    """The mode for GPUs: full lists of units of one kind, the rest alone; not a bit differs."""
-    kind = {"role": "matrix"} if name == "muon" else {}
-    sizes = [(64, 96)] * 5 if kind else [(7,), (9, 3), (64, 96), (8,), (5,), (64, 65), (70, 90)]
-    paths = []
-    monkeypatch.setattr(bound, "SMALL_ELEMENTS", 0)
-    for per_call in (1, 2):
-        monkeypatch.setattr(compiled, "UNITS_PER_CALL", {"cpu": per_call})
-        shapes = tuple(map(Shape, sizes))
-        params = [make_parameter(shape, i, torch.float32) for i, shape in enumerate(shapes)]
-        group = {"params": params, **kind}
-        optimizer = ob.create_optimizer([group], name, lr=0.01, engine="compiled")
-        for t in range(1, 4):
-            take_step(optimizer, params, shapes, t)
-        paths.append(params)
-    assert {key[3] for key in compiled._FUNCTIONS} == {1, 2}
-    assert all(map(torch.equal, *paths))
-
-
 @pytest.mark.parametrize("spec", slow("adamp@int8", "ranger@int8"))
 def test_matrices_of_any_layout_are_stored_in_8_bits(spec):
     """A rule of rows gets GPT-2's weights transposed, and codes lie by rows all the same."""

@@ -21,8 +21,11 @@ import optbench_llm as ob
 from optbench_llm.engine import stepping
 from optbench_llm.engine.compiler import choose_engine
 from optbench_llm.engine.pieces import LAUNCH_ELEMENTS, PIECE_ELEMENTS, piece_elements
+from optbench_llm.rules.rule import Scope
 
 LARGE = 10**9
+#: Operations that make memory and write nothing to it.
+NO_KERNEL = {torch.ops.aten.empty.memory_format, torch.ops.aten.detach.default}
 #: They read their sums over the model, once a step.
 READ_SUMS = {"prodigy", "swats"}
 
@@ -43,42 +46,71 @@ class Launches(TorchDispatchMode):
         for out in (a for a in tree_leaves(found) if isinstance(a, torch.Tensor) and a.is_meta):
             assert out.dtype != torch.float64, f"{func} makes float64"
             self.sent += any(a.device.type == "cpu" for a in given)
-            self.count += not func.is_view
+            self.count += not func.is_view and func not in NO_KERNEL
         return found
 
 
-def launches(spec: str, shape: tuple[int, ...] | None = None) -> Launches:
-    """What the third step of an optimizer does on another device than the CPU."""
+def launches(
+    spec: str, shape: tuple[int, ...] | None = None, kernels: list[str] | None = None
+) -> Launches:
+    """What the third step of an optimizer does on another device than the CPU.
+
+    With ``kernels``, which are to be those of Triton in that step, else eagerly.
+    """
+    engine = "eager" if kernels is None else "triton"
     name = spec.partition("@")[0]
     shapes = [s.sizes for s in shapes_of(name)] if shape is None else [shape]
     params = [nn.Parameter(torch.empty(shape, device="meta")) for shape in shapes]
-    optimizer: Any = make_optimizer(params, spec, **CASES[name][0])
+    optimizer: Any = make_optimizer(params, spec, engine=engine, **CASES[name][0])
     for _ in range(3):
         for p in params:
             p.grad = torch.empty_like(p)
+        if kernels is not None:
+            kernels.clear()
         with Launches() as mode:
             if optimizer.rule.observe:
                 optimizer.observe()
             optimizer.gradients_made()
             optimizer.step()
-    assert optimizer.engine == "eager"
+    assert optimizer.engine == engine
     return mode
+
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The launches of Triton's kernels on the meta device, where none runs, by their names."""
+    pytest.importorskip("triton", reason="Triton has no wheel for this machine")
+    from optbench_llm.engine import compiler
+    from optbench_llm.engine.triton import batch, executor
+
+    seen: list[str] = []
+
+    def sent(array: Any, device: torch.device) -> torch.Tensor:
+        return torch.from_numpy(array).to(device)
+
+    def launch(kernel: Any, device: torch.device, *given: Any) -> None:
+        seen.append(kernel.__name__)
+
+    monkeypatch.setattr(compiler, "triton_failure", lambda devices, bf16: None)
+    monkeypatch.setattr(batch, "launch", launch)
+    for module in (batch, executor):
+        monkeypatch.setattr(module, "sent", sent)
+    return seen
 
 
 @pytest.mark.parametrize("elements", [10, LARGE])
 def test_what_is_not_on_a_cpu_is_stepped_eagerly(elements):
-    """Whatever its size; a warning says why where compiling would have paid on a CPU."""
+    """Where Triton has no kernels, whatever the size; a warning says why."""
     params = [torch.empty(8), torch.empty(elements, device="meta")]
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         engine, reason = choose_engine("auto", params, None)
     assert engine == "eager"
-    assert len(seen) == (elements == LARGE)
+    assert len(seen) == 1
     for message in (reason, *(str(warning.message) for warning in seen)):
         assert "g++" not in message
-    if seen:
-        assert "parameters are on 'meta'" in str(seen[0].message)
-        assert "parameters are on 'meta'" in reason
+    assert "no kernels for meta" in str(seen[0].message)
+    assert "no kernels for meta" in reason
 
 
 def test_compiled_code_for_another_device_is_refused():
@@ -86,7 +118,7 @@ def test_compiled_code_for_another_device_is_refused():
     p = nn.Parameter(torch.empty(64, device="meta"))
     optimizer: Any = ob.create_optimizer([p], "adamw", engine="compiled")
     p.grad = torch.empty_like(p)
-    with pytest.raises(ValueError, match=r"on 'meta'.*'auto' or 'eager'"):
+    with pytest.raises(ValueError, match=r"no kernels for meta.*'auto' or 'eager'"):
         optimizer.step()
 
 
@@ -135,3 +167,43 @@ def test_sums_over_the_model_are_read_and_answered_at_once(name, monkeypatch):
     mode = launches(name)
     assert reads == [len(shapes_of(name))] * 3
     assert mode.sent == 1
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in READ_SUMS])
+@pytest.mark.parametrize("suffix", ["", *slow("@bf16", "@int8")])
+def test_a_step_is_as_many_launches_as_its_rule_has_stages(name, suffix, kernels):
+    """One copy brings all numbers; beside the kernels of a rule nothing runs. Sums are added up by
+    one more, a slot of one number is written by one. Kinds of tensors, here vectors and matrices of
+    each layout, are launches of their own where the rule or the storage tells them apart."""
+    try:
+        mode = launches(name + suffix, None if not suffix else (64, 80), kernels)
+    except ValueError as error:
+        pytest.skip(str(error))
+    rule: Any = ob.optimizer_info(name).rule_class()
+    if rule.scope is Scope.MATRIX:
+        return
+    eagerly = rule.by_channel and suffix == "@int8"
+    assert mode.sent == (not eagerly) * (2 if rule.observe else 1)
+    # What AdaHessian observes of convolutions, means over a kernel's positions, is no channel's.
+    assert (mode.count > mode.sent) == (eagerly or name == "adahessian")
+    updates = [kernel for kernel in kernels if kernel.endswith("_update")]
+    kinds = len({max(1, len(s.sizes)) for s in shapes_of(name)}) if rule.by_channel else 1
+    assert len(updates) == (0 if eagerly else 1 if suffix else kinds)
+    stages = (2 if rule.measures else 0) + (name == "novograd") + bool(rule.observe)
+    assert len(kernels) == len(updates) * (1 + stages) - (name == "adahessian" and not suffix)
+
+
+@pytest.mark.parametrize("name", sorted(READ_SUMS))
+def test_kernels_of_sums_over_the_model_wait_once(name, kernels, monkeypatch):
+    """The sums of all tensors are read at once; what they come to goes out in a second copy."""
+    reads = []
+
+    def read(sums: Any) -> torch.Tensor:
+        reads.append(len(sums))
+        return torch.ones(sums[0].shape, dtype=torch.float64)
+
+    monkeypatch.setattr(stepping, "_total", read)
+    mode = launches(name, None, kernels)
+    assert reads == [len(shapes_of(name))] * 3
+    assert mode.sent == mode.count == 2
+    assert len(kernels) == (4 if name == "swats" else 3)

@@ -54,7 +54,7 @@ def decode_signed(codes: Tensor, scale: Tensor) -> Tensor:
     shifted = ((numbers.abs() << CUT_BITS) + SIGNED_BITS).view(torch.float32) - SIGNED
     # Both have their sign in the same bit.
     signed = (shifted.view(torch.int32) | (numbers & SIGN_BIT)).view(torch.float32)
-    return signed.to(scale.dtype) * (scale * (1 / (1 - SIGNED)))[:, None]
+    return signed.to(scale.dtype) * (scale * (1 / (1 - SIGNED))).unsqueeze(1)
 
 
 def encode_positive(blocks: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor]:
@@ -77,4 +77,4 @@ def encode_positive(blocks: Tensor, noise: Noise | None) -> tuple[Tensor, Tensor
 def decode_positive(codes: Tensor, scale: Tensor) -> Tensor:
     """Numbers of uint8 codes (blocks, elements), in the dtype of the scales."""
     shifted = ((codes.to(torch.int32) << CUT_BITS) + POSITIVE_BITS).view(torch.float32) - POSITIVE
-    return shifted.to(scale.dtype) * (scale * (1 / (1 - POSITIVE)))[:, None]
+    return shifted.to(scale.dtype) * (scale * (1 / (1 - POSITIVE))).unsqueeze(1)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from optbench_llm.engine.tracing import traced
 from optbench_llm.engine.vectors import BF16_VECTOR_BITS, IN_8_BITS, better_vectors
 
 if TYPE_CHECKING:
@@ -42,9 +43,9 @@ class Layout:
     """What compiled code knows of a tensor.
 
     ``elements`` names the class of a flat unit, ``short`` or ``long``, where the first dimension
-    may be any, from 2, that the class has; ``shape`` then begins with the number of the unit, and a
-    step along this dimension is ``width`` elements of the unit. ``stack`` are short units of one
-    length, any number of them from 2: ``COUNT`` and ``LENGTH`` in the shape.
+    may be any, from 2, that the class has, the same in all such tensors; a step along it is
+    ``width`` elements of the unit. ``stack`` are short units of one length, any number of them from
+    2: ``COUNT`` and ``LENGTH`` in the shape.
     """
 
     shape: tuple[int, ...]
@@ -59,9 +60,9 @@ class Layout:
         """The layout of a tensor, fixed in all dimensions."""
         return cls(tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device)
 
-    def of_any_length(self, elements: str, width: int, unit: int) -> Layout:
-        """The same for every length of a class; tensors of one unit have the same length."""
-        shape = (unit, *self.shape[1:])
+    def of_any_length(self, elements: str, width: int) -> Layout:
+        """The same for every length of a class."""
+        shape = (COUNT, *self.shape[1:])
         return replace(self, shape=shape, elements=elements, width=width)
 
     def of_any_stack(self, *shape: int) -> Layout:
@@ -146,19 +147,13 @@ def compiled_together() -> Iterator[None]:
 
 
 def _traced(function: Callable[..., Sequence[Tensor]], examples: Sequence[Tensor]) -> GraphModule:
-    """The graph of a function as inductor takes it, whose inputs are written to at its end.
+    """The graph of a function as inductor takes it.
 
     torch.compile's way here, through the autograd that a step has no use for, traces three times.
     """
     from torch._inductor.decomposition import select_decomp_table
-    from torch.fx import GraphModule
-    from torch.fx.experimental.proxy_tensor import make_fx
 
-    pure = torch.func.functionalize(function, remove="mutations")
-    made = make_fx(pure, select_decomp_table(), tracing_mode="symbolic")(*examples)
-    # Inductor's cache cannot pickle the shape environment that the graph brings along.
-    graph = GraphModule(made, made.graph)
-    graph.graph.eliminate_dead_code()
+    graph = traced(function, examples, select_decomp_table())
     output = graph.graph.output_node()
     output.meta["user_visible_output_idxs"] = [*range(len(output.args[0]))]  # pyright: ignore
     return graph
@@ -204,9 +199,8 @@ def _example(layout: Layout, mode: FakeTensorMode) -> Tensor:
         shape = [TYPICAL_SIZES.get(size, size) for size in layout.shape]
         sizes = [DimDynamic.DUCK if size < 0 else DimDynamic.STATIC for size in layout.shape]
     else:
-        unit, *row = layout.shape
-        # Each unit has a size of its own.
-        shape = [TYPICAL_ELEMENTS[layout.elements] // layout.width + unit, *row]
+        row = layout.shape[1:]
+        shape = [TYPICAL_ELEMENTS[layout.elements] // layout.width, *row]
         sizes = [DimDynamic.DUCK] + [DimDynamic.STATIC] * len(row)
     real = torch.empty(shape, dtype=layout.dtype, device=layout.device)
     return mode.from_tensor(real, symbolic_context=StatelessSymbolicContext(dynamic_sizes=sizes))

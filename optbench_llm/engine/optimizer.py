@@ -16,26 +16,24 @@ from optbench_llm.engine.bindings import Bindings
 from optbench_llm.engine.bound import Work
 from optbench_llm.engine.bundles import Bundles
 from optbench_llm.engine.checks import check_gradients, check_ready, check_role, check_shapes
-from optbench_llm.engine.compiled import CompiledPhases
-from optbench_llm.engine.compiler import check_engine, choose_engine
+from optbench_llm.engine.compiler import Choice, check_engine, choose_engine
 from optbench_llm.engine.division import Division
+from optbench_llm.engine.executors import Executor, executor_of
 from optbench_llm.engine.finite import check_finite
 from optbench_llm.engine.groups import completed
 from optbench_llm.engine.loading import asks_for_state, check_origin, group_in_numbers, own_state
 from optbench_llm.engine.phases import arithmetic_dtype
-from optbench_llm.engine.pieces import EagerPhases
 from optbench_llm.engine.repeat import Repeat
 from optbench_llm.engine.resharding import TRAIN_POINT, Layout, joined
 from optbench_llm.engine.restored import warn_of_other_settings
 from optbench_llm.engine.sharding import Owned, Place, Spread, local
 from optbench_llm.engine.state import stored_slots
-from optbench_llm.engine.stepping import Runner, take_step
+from optbench_llm.engine.stepping import take_step
 from optbench_llm.engine.storage import check_storage
 from optbench_llm.engine.works import Held, WorkMaker
 from optbench_llm.rules.hyperparameters import check_hyperparameters
 from optbench_llm.rules.rule import COMPANION, Rule, Scope
 
-EAGER = EagerPhases()
 logger = logging.getLogger(__name__)
 
 
@@ -49,16 +47,17 @@ class RuleOptimizer(torch.optim.Optimizer):
     Groups whose ``role`` is not among ``rule.roles`` are stepped by the rule's companion, if it has
     one, under the hyperparameters that bear the prefix ``companion_``.
 
-    ``engine`` is ``eager`` (bounded pieces, no compiler), ``compiled`` (on a CPU) or ``auto``:
-    compiled where the elements and the steps ahead (``expected_steps``, if somebody sets it before
-    the first) repay the seconds of compiling, with a warning and eagerly where nothing can be
-    compiled, as on an accelerator.
+    ``engine`` is ``eager`` (torch's own kernels), ``compiled`` (inductor's code on a CPU, Triton's
+    kernels on a GPU), ``triton`` (those; on a CPU in Triton's interpreter alone) or ``auto``: on a
+    GPU Triton's, on a CPU compiled where the elements and the steps ahead (``expected_steps``, if
+    somebody sets it before the first) repay the seconds of compiling; eagerly, with a warning,
+    where nothing can be compiled.
 
     An element of a gradient beyond 4.4e12 (2**42) counts as that, so that its square is one that
     fp32 can hold; what is no number, or infinite, makes its weight NaN.
 
     Raises ValueError for an unknown hyperparameter, storage or engine, for values out of range, and
-    at the first step for ``compiled`` off the CPU;
+    at the first step for an engine that cannot step these parameters;
     RuntimeError for sparse or complex gradients, parameters that are sharded in a way that no rule
     or not this one can step, a step in evaluation mode, a rule whose curvature estimate was never
     fed, and one whose gradients no program has made.
@@ -90,8 +89,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         """Begin what a copy does not take along."""
         self._gradients_made = False
         self._told_of_train_point = False
-        self._engine: tuple[str, str] | None = None
-        self._compiled = CompiledPhases()
+        self._engine: Choice | None = None
+        self._executor: Executor | None = None
         self._forget_memory()
         self._division = Division(self.spec, self.rule_for)
 
@@ -108,7 +107,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         # A copy has no caches yet; load_state_dict comes here too, and keeps what it chose.
-        if not hasattr(self, "_compiled"):
+        if not hasattr(self, "_executor"):
             self._start_afresh()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -149,25 +148,25 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     @property
     def engine(self) -> str:
-        """``eager`` or ``compiled``; ``auto`` is decided when first asked."""
-        return self._chosen_engine()[0]
+        """``eager``, ``compiled`` or ``triton``; ``auto`` is decided when first asked."""
+        return self._chosen_engine().engine
 
     @property
     def engine_reason(self) -> str:
         """Why the engine is what it is."""
-        return self._chosen_engine()[1]
+        return self._chosen_engine().reason
 
-    def _chosen_engine(self) -> tuple[str, str]:
+    def _chosen_engine(self) -> Choice:
         if self._engine is None:
-            params = self._every_param()
-            self._engine = choose_engine(self._asked_engine, params, self.expected_steps)
+            asked, params = self._asked_engine, self._every_param()
+            self._engine = choose_engine(asked, params, self.expected_steps, self.storage)
             logger.info("optimizer %s runs %s: %s", self.spec, *self._engine)
         return self._engine
 
     @property
     def compile_s(self) -> float:
         """Seconds spent waiting for compilations."""
-        return self._compiled.compile_s
+        return 0.0 if self._executor is None else self._executor.compile_s
 
     def state_bytes(self) -> int:
         """Bytes of the slots; what evaluation mode puts aside is not counted."""
@@ -286,7 +285,9 @@ class RuleOptimizer(torch.optim.Optimizer):
         check_gradients(self.spec, self.param_groups)
         here, _, owned = self._divided(_has_gradient)
         for held in chain([here], self._in_turns(owned)):
-            self._runner.run("observe", self._maker(advance=False, scale=scale).works(held))
+            works = self._maker(advance=False, scale=scale).works(held)
+            self._runner.prepare(works)
+            self._runner.run("observe", works)
         for group in self.param_groups:
             group["observations"] = group.get("observations", 0) + 1
 
@@ -430,8 +431,10 @@ class RuleOptimizer(torch.optim.Optimizer):
         take_step(self._runner, self.param_groups, works, spread)
 
     @property
-    def _runner(self) -> Runner:
-        return self._compiled if self.engine == "compiled" else EAGER
+    def _runner(self) -> Executor:
+        if self._executor is None:
+            self._executor = executor_of(self.engine)
+        return self._executor
 
 
 def _has_gradient(rule: type[Rule], p: Tensor) -> bool:

@@ -74,9 +74,13 @@ class Phases:
 
     def measure(self, p: Tensor, g: Tensor, stored: Stored, c: Any, start: Position = 0) -> Tensor:
         """Partial sums of this piece, one vector in the order of ``rule.measures``."""
+        return torch.stack(self.partial_sums(p, g, stored, c))
+
+    def partial_sums(self, p: Tensor, g: Tensor, stored: Stored, c: Any) -> tuple[Tensor, ...]:
+        """The same, each by itself."""
         p, g = self._arithmetic(p, g)
         assert self.rule.measure is not None
-        return torch.stack(self.rule.measure(p, g, self.load(p, stored), c))
+        return self.rule.measure(p, g, self.load(p, stored), c)
 
     def update(
         self,
@@ -84,7 +88,7 @@ class Phases:
         g: Tensor,
         stored: Stored,
         c: Any,
-        sums: Tensor | None,
+        sums: Tensor | Sequence[Tensor] | None,
         start: Position = 0,
     ) -> None:
         """One step, in place."""
@@ -93,7 +97,7 @@ class Phases:
         compensated = COMPENSATION.name in self.names
         if compensated:
             exact = exact + s.compensation
-        named_sums = None if sums is None else self.sums_type(*sums.unbind())
+        named_sums = None if sums is None else self.sums_type(*sums)
         new, values = self.rule.update(exact, g, s, c, named_sums)
         if compensated:
             rounded = bf16_to_nearest(new)

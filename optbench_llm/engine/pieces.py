@@ -29,6 +29,8 @@ Sums = Sequence[Tensor | None]
 class EagerPhases:
     """Runs phases in pieces, as :class:`CompiledPhases` runs them as compiled code."""
 
+    compile_s = 0.0
+
     def prepare(self, works: Sequence[Work]) -> None:
         """Nothing has to be made before a step."""
 

@@ -11,43 +11,52 @@ import torch
 from torch import Tensor
 
 from optbench_llm.engine.bound import Work
-from optbench_llm.engine.compiled import CompiledPhases
+from optbench_llm.engine.executors import Executor
 from optbench_llm.engine.phases import arithmetic_dtype
-from optbench_llm.engine.pieces import EagerPhases
 from optbench_llm.engine.sharding import Spread, local, reduced
 from optbench_llm.engine.shortcuts import shortened
+from optbench_llm.engine.sums import together
 from optbench_llm.rules.rule import Rule, Scope
 
-#: What prepares a step and runs a phase of some units.
-Runner = CompiledPhases | EagerPhases
 Groups = Sequence[dict[str, Any]]
 
 
-def take_step(runner: Runner, groups: Groups, works: list[Work], spread: Sequence[Spread]) -> None:
+def take_step(
+    executor: Executor, groups: Groups, works: list[Work], spread: Sequence[Spread]
+) -> None:
     """Step these units; ``spread`` are the parameters whose sums lie over processes."""
     works = [shortened(work) for work in works]
-    runner.prepare(works)
+    executor.prepare(works)
     staged = [work for work in works if work.stages != ("update",)]
-    for work in staged:
-        for stage in work.before:
-            runner.run(stage, (work,))
-    sums = _sums(runner, groups, works, spread)
+    _run_stages(executor, staged, [work.before for work in staged])
+    sums = _sums(executor, groups, works, spread)
     updating = [i for i, work in enumerate(works) if work.updates]
-    runner.run("update", [works[i] for i in updating], [sums[i] for i in updating])
-    for work in staged:
-        for stage in work.after:
-            runner.run(stage, (work,))
+    executor.run("update", [works[i] for i in updating], [sums[i] for i in updating])
+    _run_stages(executor, staged, [work.after for work in staged])
     for work in works:
         if work.bundle is not None and work.updates:
             work.bundle.hand_back()
 
 
+def _run_stages(
+    executor: Executor, works: Sequence[Work], stages: Sequence[tuple[str, ...]]
+) -> None:
+    """Run the stages of each work in its order, those of several at the same place together."""
+    for place in range(max(map(len, stages), default=0)):
+        by_stage: dict[str, list[Work]] = {}
+        for work, own in zip(works, stages, strict=True):
+            if place < len(own):
+                by_stage.setdefault(own[place], []).append(work)
+        for stage, alike in by_stage.items():
+            executor.run(stage, alike)
+
+
 def _sums(
-    runner: Runner, groups: Groups, works: list[Work], spread: Sequence[Spread]
+    executor: Executor, groups: Groups, works: list[Work], spread: Sequence[Spread]
 ) -> list[Tensor | None]:
     """What each work's update is to know of the sums over its tensor or over the model."""
     measured = [i for i, work in enumerate(works) if work.bound.rule.measures and work.updates]
-    parts = runner.run("measure", [works[i] for i in measured])
+    parts = executor.run("measure", [works[i] for i in measured])
     found = dict(zip(measured, parts, strict=True))
     total: Tensor | None = None
     spread = [entry for entry in spread if entry.rule.measures]
@@ -81,8 +90,8 @@ def _total(sums: Sequence[Tensor]) -> Tensor:
     by_device: dict[torch.device, list[Tensor]] = {}
     for own in sums:
         # A stack has the sums of each of its rows.
-        by_device.setdefault(own.device, []).append(own.view(-1, own.shape[-1]))
-    parts = [torch.cat(own).cpu().double() for own in by_device.values()]
+        by_device.setdefault(own.device, []).extend([own] if own.ndim == 1 else own)
+    parts = [together(own).cpu().double() for own in by_device.values()]
     return torch.cat(parts).sum(0)
 
 

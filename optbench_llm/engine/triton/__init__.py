@@ -1,0 +1,1 @@
+"""The executor of GPUs: one Triton kernel steps all tensors of a rule."""
