@@ -102,6 +102,22 @@ def test_a_nan_is_a_finding_and_the_exit_code_is_1(monkeypatch, tmp_path, capsys
     assert capsys.readouterr().out.rstrip().endswith("1 findings\n- nan: losses: step 3[1] is nan")
 
 
+def test_a_nan_is_found_once_and_in_any_weight(tmp_path):
+    """A report that is written again does not find it again; no maximum passes over it."""
+    import torch
+    from gpu.report import Report
+    from yardstick.bench import Bench
+
+    bench = Bench("1M")
+    assert 0 < bench.largest_weight() < 1
+    with torch.no_grad():
+        bench.params[3].view(-1)[5] = math.nan
+    report = Report(tmp_path / "report.json")
+    for _ in range(2):
+        report.record("weights", {"largest": bench.largest_weight()})
+    assert report.findings == ["weights: largest is nan"]
+
+
 def test_a_section_that_fails_is_a_finding(monkeypatch, tmp_path):
     """With its last words, and what it had reported."""
     code, document = checked(monkeypatch, tmp_path / "out.json", 60, "crash")

@@ -30,9 +30,10 @@ class Report:
         self._write()
 
     def record(self, name: str, numbers: Any) -> None:
-        """Keep numbers; any that is NaN or infinite is a finding."""
+        """Keep numbers, in place of earlier ones; any that is NaN or infinite is a finding, once."""
         self.numbers[name] = numbers
-        self.findings += [f"{place} is {value}" for place, value in _not_finite(name, numbers)]
+        found = [f"{place} is {value}" for place, value in _not_finite(name, numbers)]
+        self.findings += [finding for finding in found if finding not in self.findings]
         self._write()
 
     def find(self, finding: str) -> None:

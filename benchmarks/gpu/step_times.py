@@ -84,7 +84,7 @@ def measure(stepper: Stepper, bench: Bench, products: Products | None) -> dict[s
         extra = extra_memory_bytes(stepper.step)
         share = extra / (bench.param_bytes + found["state_bytes"])
         found |= {"extra_memory_bytes": extra, "extra_memory_share": share}
-    found["largest_weight"] = max(float(p.detach().abs().max()) for p in bench.params)
+    found["largest_weight"] = bench.largest_weight()
     return found
 
 

@@ -43,15 +43,18 @@ def counted(events: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """The counts of a Chrome trace in which one stretch of the host's is named STEP."""
     complete = [event for event in events if event.get("ph") == "X"]
     (stretch,) = [
-        event for event in complete if event["name"] == STEP and event["cat"] == "user_annotation"
+        event
+        for event in complete
+        if event["name"] == STEP and event.get("cat") == "user_annotation"
     ]
     began, ended = stretch["ts"], stretch["ts"] + stretch["dur"]
     found: dict[str, Any] = {**dict.fromkeys(OF_DEVICE.values(), 0), "syncs": 0, "names": {}}
     for event in complete:
-        kind = OF_DEVICE.get(event["cat"])
+        category = event.get("cat")
+        kind = OF_DEVICE.get(category)
         if kind is not None:
             found[kind] += 1
             found["names"][event["name"]] = found["names"].get(event["name"], 0) + 1
-        elif event["cat"] in RUNTIME and began <= event["ts"] <= ended:
+        elif category in RUNTIME and began <= event["ts"] <= ended:
             found["syncs"] += event["name"] in WAITING
     return found

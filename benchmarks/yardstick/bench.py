@@ -48,6 +48,10 @@ class Bench:
         for p in self.params:
             p.normal_(0, WEIGHT_SIZE, generator=generator)
 
+    def largest_weight(self) -> float:
+        """The largest absolute value of any weight; NaN if one is."""
+        return float(torch.stack([p.detach().abs().max() for p in self.params]).max())
+
     def hand_out_gradients(self) -> None:
         """Let parameters have the gradients themselves, for optimizers that leave them alone."""
         self._assign(self._gradients)
