@@ -30,7 +30,7 @@ class Report:
         self._write()
 
     def record(self, name: str, numbers: Any) -> None:
-        """Keep numbers, in place of earlier ones; any that is NaN or infinite is a finding, once."""
+        """Keep numbers, in place of earlier ones; any that is not finite is a finding, once."""
         self.numbers[name] = numbers
         found = [f"{place} is {value}" for place, value in _not_finite(name, numbers)]
         self.findings += [finding for finding in found if finding not in self.findings]

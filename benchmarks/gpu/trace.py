@@ -45,7 +45,7 @@ def counted(events: Iterable[dict[str, Any]]) -> dict[str, Any]:
     (stretch,) = [
         event
         for event in complete
-        if event["name"] == STEP and event.get("cat") == "user_annotation"
+        if (event["name"], event.get("cat")) == (STEP, "user_annotation")
     ]
     began, ended = stretch["ts"], stretch["ts"] + stretch["dur"]
     found: dict[str, Any] = {**dict.fromkeys(OF_DEVICE.values(), 0), "syncs": 0, "names": {}}
