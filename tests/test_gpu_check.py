@@ -68,16 +68,16 @@ def test_one_command_checks_a_cpu(tmp_path):
 
 def test_a_section_that_hangs_is_ended_at_its_deadline(monkeypatch, tmp_path):
     """With all that it started; what it had reported stays, and the next one runs."""
-    code, document = checked(monkeypatch, tmp_path / "out.json", 8, "hang", "fine")
+    code, document = checked(monkeypatch, tmp_path / "out.json", 5, "hang", "fine")
     hang, fine = document["sections"].values()
     assert code == 1
     assert hang["rc"] is None
-    assert 8 <= hang["wall_s"] < 60
-    assert hang["findings"] == ["ended at its deadline of 8 s"]
+    assert 5 <= hang["wall_s"] < 60
+    assert hang["findings"] == ["ended at its deadline of 5 s"]
     assert gone(hang["numbers"]["child"])
     assert (fine["rc"], fine["findings"]) == (0, [])
     assert fine["numbers"]["numbers"] == {"one": 1.0, "device": "cpu"}
-    assert document["findings"] == ["hang: ended at its deadline of 8 s"]
+    assert document["findings"] == ["hang: ended at its deadline of 5 s"]
 
 
 def gone(pid: int, seconds: float = 10) -> bool:
@@ -238,12 +238,12 @@ def test_a_process_that_is_spoilt_is_replaced():
 
     todo = ("work", "work", "spoil", "work", "hang", "work", "die", "work")
     tasks = [{"do": do, "number": number} for number, do in enumerate(todo)]
-    found = in_lanes(tasks, "lane_process", lanes=1, limit_s=8)
+    found = in_lanes(tasks, "lane_process", lanes=1, limit_s=5)
     results = [result for task, result in sorted(found, key=lambda pair: pair[0]["number"])]
     pids = [result.get("pid") for result in results]
     assert pids[0] == pids[1] == pids[2]
     assert len({pids[2], pids[3], pids[5], pids[7]}) == 4
-    assert results[4] == {"error": "ended at its deadline of 8 s"}
+    assert results[4] == {"error": "ended at its deadline of 5 s"}
     assert results[6] == {"error": "its process ended with exit code 3"}
 
 
@@ -281,6 +281,7 @@ def test_a_trace_is_counted():
         ({"syncs": 1}, None),
         ({"syncs": 2}, "2 syncs in a step, at most 1"),
         ({"queued": {"host_ms": 20.0, "device_ms": 1.2}}, "returned after 20.0 ms"),
+        ({"queued": {"host_ms": 20.0, "device_ms": 1.2}, "kernels": 2000}, None),
         ({"reason": "RuntimeError: no"}, "RuntimeError: no"),
     ],
 )
@@ -289,7 +290,7 @@ def test_steps_have_their_bounds(changes, finding):
     from gpu.step_times import FUSED, findings_of
 
     times = {"host_ms": 0.2, "device_ms": 1.2}
-    ours = {"alone": times, "queued": times, "syncs": 0, **changes}
+    ours = {"alone": times, "queued": times, "syncs": 0, "kernels": 1, **changes}
     fused = {"alone": {"device_ms": 1.0}, "queued": {"device_ms": 1.0}}
     found = findings_of("adamw", "ours, auto", {FUSED: fused, "ours, auto": ours})
     assert len(found) == (finding is not None)
