@@ -153,6 +153,9 @@ def memory(
 def finetune(context: typer.Context) -> None:
     """Fine-tune one model with one optimizer; takes every TrainingArguments flag."""
     with _ending_without_traceback():
+        from optbench_llm.postponed import postpone_bitsandbytes
+
+        postpone_bitsandbytes()
         from optbench_llm.finetune import main as run_finetune
 
         run_finetune(context.args)

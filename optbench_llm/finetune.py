@@ -18,6 +18,7 @@ from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 from optbench_llm.data import DataSettings, check_enough_blocks, data_fingerprint, load_data
+from optbench_llm.devices import gpus
 from optbench_llm.launch import is_launched_here, launch
 from optbench_llm.leaderboard.environment import describe_environment
 from optbench_llm.models import load_model, model_fingerprint
@@ -181,7 +182,7 @@ def _in_processes(count: int, argv: Sequence[str]) -> None:
     Raises:
         KeyboardInterrupt: a signal told this process to end; the others are gone.
     """
-    devices = torch.cuda.device_count()
+    _, devices = gpus()
     if devices and count > devices:
         raise ValueError(f"--num-processes {count}: this machine has {devices} GPUs, one for each")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // count)))

@@ -113,6 +113,8 @@ def _needs(info: OptimizerInfo, rule: type[Rule] | None) -> list[str]:
             f"a companion: {rule.companion.__name__} steps all but"
             f" {', '.join(sorted(rule.roles))}, with settings of its own (companion_...)"
         )
+    if rule and rule.conclude:
+        needs.append("the host at every step: on a GPU it waits for sums over the model, once")
     if rule and rule.evaluation_point:
         needs.append("optimizer.eval() before evaluating and saving; our Trainer does it")
     return needs

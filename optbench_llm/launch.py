@@ -9,11 +9,11 @@ import sys
 import tempfile
 import uuid
 
-import torch
 from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from optbench_llm.devices import gpus
 from optbench_llm.stopping import Stopped
 
 #: Set in the processes that `launch` starts.
@@ -40,7 +40,7 @@ def launch(processes: int, arguments: list[str], scratch: str | None = None) -> 
     for part in ("agent.server.api", "multiprocessing.api"):
         logging.getLogger(f"torch.distributed.elastic.{part}").setLevel(logging.ERROR)
     os.environ[_LAUNCHED] = "1"
-    if not torch.cuda.device_count():
+    if not gpus()[1]:
         os.environ["ACCELERATE_USE_CPU"] = "true"
     with tempfile.TemporaryDirectory(prefix="torchrun-", dir=scratch) as folder:
         config = LaunchConfig(

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 #: What Slurm, Kubernetes, spot machines and ``kill`` send; what a closed terminal sends.
-HEEDED = (signal.SIGTERM, signal.SIGHUP)
+HEEDED = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class Stopped(KeyboardInterrupt):

@@ -24,9 +24,10 @@ from optbench_llm.rules.rule import Scope
 pytest.importorskip("triton", reason="Triton has no wheel for this machine")
 
 from optbench_llm.engine.triton import batch, executor
-from optbench_llm.engine.triton.emitter import Form, Inputs, emit
+from optbench_llm.engine.triton.emitter import Inputs, emit
 from optbench_llm.engine.triton.executor import TritonPhases, form_of
 from optbench_llm.engine.triton.operations import Unsupported
+from optbench_llm.engine.triton.templates import Form
 
 #: One of each kind of kernel: flat, with sums, with a slot of one number, with sums over the model,
 #: by channel, around matrices, and one that observes.
@@ -241,6 +242,26 @@ def test_gradients_that_begin_elsewhere_take_narrow_loads():
     assert seen == [True, False]
 
 
+def test_slots_that_have_moved_are_found_where_they_are(monkeypatch):
+    """What AdaHessian observes of convolutions has no kernel; stacks, as on a GPU, move its slots
+    between two updates by kernels."""
+    from optbench_llm.engine import pieces
+
+    paths = []
+    for engine in ("eager", "triton"):
+        torch.manual_seed(0)
+        params = [nn.Parameter(torch.randn(4, 3, 2, 2)) for _ in range(3)]
+        optimizer: Any = ob.create_optimizer(params, "adahessian", engine=engine, lr=0.1)
+        for number in range(3):
+            monkeypatch.setattr(pieces, "is_stacked", lambda work, late=number > 0: late)
+            for call in (optimizer.observe, optimizer.step):
+                for p in params:
+                    p.grad = torch.randn_like(p)
+                call()
+        paths.append(torch.stack([p.detach() for p in params]))
+    assert torch.allclose(*paths, rtol=0, atol=1e-6)
+
+
 def test_a_tensor_may_have_more_than_2_to_the_31_elements():
     """Its last tiles are stepped, and nothing before them is touched."""
     count = 2**31 + 1500
@@ -287,8 +308,8 @@ def test_what_has_no_kernel_is_stepped_eagerly():
         ours, params = stepped(spec, "triton", ((80, 64),), dtype)
         _, expected = stepped(spec, "eager", ((80, 64),), dtype)
         assert torch.equal(params[0], expected[0])
-        storages = [s for plan in ours._executor._plans.values() for w in plan.works
-                    for s in w.phases.storages]  # fmt: skip
+        storages = [s for plan in ours._executor._plans.values() for bound, _ in plan.kept
+                    for s in bound.phases.storages]  # fmt: skip
         assert any(isinstance(s, Blockwise) for s in storages) == spec.endswith("int8")
 
 
@@ -301,6 +322,18 @@ def test_an_operation_without_a_kernel_is_named():
 
     graph = traced(rule, [torch.zeros(5), torch.zeros(5), torch.zeros(())], {}).graph
     with pytest.raises(Unsupported, match="erfinv"):
+        emit("rule_update", graph, Inputs((), (), ()), Form.FLAT)
+
+
+def test_a_sum_over_the_tensor_within_a_stage_is_refused():
+    """A tile would take the sum of what it sees; rules have ``measure`` for that."""
+
+    def rule(p: torch.Tensor, g: torch.Tensor, start: torch.Tensor) -> tuple[()]:
+        p.copy_(g / g.sum())
+        return ()
+
+    graph = traced(rule, [torch.zeros(5), torch.zeros(5), torch.zeros(())], {}).graph
+    with pytest.raises(Unsupported, match="a sum over the tensor"):
         emit("rule_update", graph, Inputs((), (), ()), Form.FLAT)
 
 
@@ -334,3 +367,23 @@ def test_without_triton_the_engine_says_so(monkeypatch):
         _ = optimizer.engine
     optimizer = ob.create_optimizer([torch.zeros(3)], "adamw")
     assert optimizer.engine == "eager"
+
+
+def test_a_machine_that_cannot_build_kernels_says_so(monkeypatch):
+    """Triton makes a small library with a C compiler, which slim containers lack."""
+    from optbench_llm.engine.triton import availability
+
+    device = torch.device("cpu")
+    availability.launch_failure.cache_clear()
+    assert availability.launch_failure(device) is None
+
+    def fail(*given: Any) -> None:
+        raise RuntimeError("Failed to find C compiler.\nPlease specify one.")
+
+    availability.launch_failure.cache_clear()
+    monkeypatch.setattr(batch, "launch", fail)
+    told = availability.launch_failure(device)
+    availability.launch_failure.cache_clear()
+    assert told is not None
+    assert "Failed to find C compiler." in told
+    assert "gcc" in told

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import queue
 import time
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 from optbench_llm.leaderboard import process
 from optbench_llm.leaderboard.cores import cpu_quota, threads_per_process
 from optbench_llm.leaderboard.executor import Event, Finished
-from optbench_llm.leaderboard.gpus import use_own_gpus
 from optbench_llm.leaderboard.local import LocalExecutor
 from optbench_llm.leaderboard.process import EXITED, WorkerProcess
 from optbench_llm.leaderboard.recipe import load_recipe
@@ -127,7 +125,7 @@ def test_the_end_of_a_worker_is_told_even_after_a_line_that_cannot_be_read(
     monkeypatch.setattr(process, "_WORKER", PROGRAM + program)
     inbox: queue.Queue = queue.Queue()
     setup = {"threads": 1, "processes": 1, "starts": str(tmp_path / "starts")}
-    worker = WorkerProcess(1, setup, inbox, tmp_path / "log")
+    worker = WorkerProcess(1, setup, inbox, tmp_path / "log", {})
     assert inbox.get(timeout=30) == (worker, {"event": EXITED})
 
 
@@ -136,29 +134,9 @@ def test_a_death_for_lack_of_memory_is_told_from_other_kills(tmp_path, monkeypat
     monkeypatch.setattr(process, "_WORKER", PROGRAM + "import os; os.kill(os.getpid(), 9)")
     monkeypatch.setattr(process, "_oom_kills", iter([3, 4]).__next__)
     setup = {"threads": 1, "processes": 1, "starts": str(tmp_path / "starts")}
-    worker = WorkerProcess(1, setup, queue.Queue(), tmp_path / "log")
+    worker = WorkerProcess(1, setup, queue.Queue(), tmp_path / "log", {})
     status, reason = worker.death(("error", "RuntimeError: connection closed by peer"))
     assert (status, "ran out of memory" in reason) == ("oom", True)
-
-
-def test_each_worker_of_several_processes_has_its_own_gpus(monkeypatch):
-    """In the order of those that the user lets it see."""
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,5,3,1")
-    use_own_gpus(2, workers=2, processes=2)
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,1"
-    with pytest.raises(ValueError, match="3 workers of 2 processes each need 6 GPUs"):
-        use_own_gpus(1, workers=3, processes=2)
-
-
-def test_workers_of_one_process_see_one_gpu_each(monkeypatch):
-    """Which they share where there are more of them: no Trainer spreads a batch over several."""
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    for number, gpu in ((1, "0"), (2, "1"), (3, "0")):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "so that it is restored")
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-        use_own_gpus(number, workers=3, processes=1)
-        assert os.environ["CUDA_VISIBLE_DEVICES"] == gpu
 
 
 def test_the_users_thread_count_is_respected(monkeypatch):

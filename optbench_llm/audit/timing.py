@@ -12,6 +12,7 @@ from torch import nn
 
 from optbench_llm.audit.deviation import OBSERVED_SAMPLES, observes, switch, take_gradients
 from optbench_llm.audit.implementations import Shape, random_values
+from optbench_llm.devices import synchronize
 
 #: Untimed steps before the timed ones: state is made, code compiled.
 WARM_UP = 3
@@ -36,8 +37,11 @@ class Timed:
         if not self.milliseconds and observes(self.optimizer):
             self.optimizer.observe(scale=OBSERVED_SAMPLES)
         take_gradients(self.optimizer)
+        device = self.params[0].device
+        synchronize(device)
         began = time.perf_counter()
         self.optimizer.step()
+        synchronize(device)
         self.milliseconds.append(1e3 * (time.perf_counter() - began))
 
     @property

@@ -246,7 +246,12 @@ def is_dense(tensor: Tensor) -> bool:
 
 
 def _outermost_first(tensor: Tensor) -> Tensor:
-    return tensor.permute(sorted(range(tensor.ndim), key=tensor.stride, reverse=True))
+    return tensor.permute(memory_order(tensor))
+
+
+def memory_order(tensor: Tensor) -> list[int]:
+    """The dimensions of a tensor, the one of the largest stride first."""
+    return sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
 
 
 def sees_flat_pieces(rule: type[Rule], p: Tensor) -> bool:

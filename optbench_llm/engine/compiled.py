@@ -18,8 +18,9 @@ from optbench_llm.engine.graphs import (
     compile_graph,
     compiled_together,
 )
-from optbench_llm.engine.phases import Phases, Stored, arithmetic_dtype
+from optbench_llm.engine.phases import Phases, arithmetic_dtype
 from optbench_llm.engine.pieces import Sums, run_in_pieces
+from optbench_llm.engine.stacks import of_stack
 
 #: Machine code by rule, phase, storages and layouts: all optimizers of a process share it.
 _FUNCTIONS: dict[Any, Compiled] = {}
@@ -168,7 +169,7 @@ def _function_of_tensors(
     With ``starts`` it is a cut, and where it starts in its unit is among the tensors.
     With ``stacked`` it is a stack of units.
     """
-    body = _of_stack(phases.stage(phase)) if stacked else phases.stage(phase)
+    body = of_stack(phases.stage(phase)) if stacked else phases.stage(phase)
 
     def run(p: Tensor, g: Tensor, *tensors: Tensor) -> list[Tensor]:
         rest = iter(tensors)
@@ -178,23 +179,5 @@ def _function_of_tensors(
         sums = [next(rest, None)] if phase == "update" else []
         result = body(p, g, stored, c, *sums, start)
         return [] if result is None else [result]
-
-    return run
-
-
-def _of_stack(body: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
-    """A phase of one unit, made that of every row of a stack; all share the scalars."""
-
-    def of_row(*given: Any) -> tuple[Tensor, ...]:
-        # vmap takes nothing that returns None.
-        result = body(*given)
-        return () if result is None else (result,)
-
-    def run(p: Tensor, g: Tensor, stored: Stored, c: Any, *rest: Any) -> Tensor | None:
-        *sums, start = rest
-        by_row = (0, 0, 0, None, *(None if one is None else 0 for one in sums), None)
-        found = torch.vmap(of_row, in_dims=by_row)(p, g, stored, c, *sums, start)
-        # What does not depend on the row comes out seen many times: code takes whole tensors.
-        return next((one.contiguous() for one in found), None)
 
     return run

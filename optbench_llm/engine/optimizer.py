@@ -23,6 +23,7 @@ from optbench_llm.engine.finite import check_finite
 from optbench_llm.engine.groups import completed
 from optbench_llm.engine.loading import asks_for_state, check_origin, group_in_numbers, own_state
 from optbench_llm.engine.phases import arithmetic_dtype
+from optbench_llm.engine.precision import full_precision
 from optbench_llm.engine.repeat import Repeat
 from optbench_llm.engine.resharding import TRAIN_POINT, Layout, joined
 from optbench_llm.engine.restored import warn_of_other_settings
@@ -201,6 +202,8 @@ class RuleOptimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient.
 
+        Neither autocast nor TF32 around it changes its arithmetic.
+
         At lr 0 with gradients of zeros, before there is any state, it makes state and counts as no
         step: so torch.distributed.checkpoint prepares an optimizer for what it saves or loads.
         """
@@ -213,8 +216,9 @@ class RuleOptimizer(torch.optim.Optimizer):
             return loss
         check_ready(self.spec, self.rule, self.param_groups, self._training, self._gradients_made)
         self._gradients_made = False
-        if not self._step_again():
-            self._step_anew()
+        with full_precision():
+            if not self._step_again():
+                self._step_anew()
         return loss
 
     def _make_state(self) -> None:
@@ -284,10 +288,11 @@ class RuleOptimizer(torch.optim.Optimizer):
             raise RuntimeError(f"optimizer {self.spec!r} takes in no second gradient")
         check_gradients(self.spec, self.param_groups)
         here, _, owned = self._divided(_has_gradient)
-        for held in chain([here], self._in_turns(owned)):
-            works = self._maker(advance=False, scale=scale).works(held)
-            self._runner.prepare(works)
-            self._runner.run("observe", works)
+        with full_precision():
+            for held in chain([here], self._in_turns(owned)):
+                works = self._maker(advance=False, scale=scale).works(held)
+                self._runner.prepare(works)
+                self._runner.run("observe", works)
         for group in self.param_groups:
             group["observations"] = group.get("observations", 0) + 1
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from optbench_llm.engine.bound import BoundUnit, Work
 from optbench_llm.engine.phases import Stored, arithmetic_dtype
+from optbench_llm.engine.stacks import run_stacked
 from optbench_llm.engine.storage import BLOCK, Plain
 from optbench_llm.rules.rule import Scope
 
@@ -20,6 +21,9 @@ PIECE_ELEMENTS = 2**15
 #: On an accelerator, where each operation on each piece is a launch: whole tensors, but temporaries
 #: of 128 MiB at most.
 LAUNCH_ELEMENTS = 2**25
+#: Of so many elements at most, whose operations take a GPU less time than their launches, also what
+#: a rule could see in pieces is stacked. Stacks of larger ones would cost copies, and gain nothing.
+SMALL_LAUNCH_ELEMENTS = 2**18
 assert PIECE_ELEMENTS % BLOCK == LAUNCH_ELEMENTS % BLOCK == 0
 
 Piece = tuple[Tensor, Tensor, Stored]
@@ -27,7 +31,10 @@ Sums = Sequence[Tensor | None]
 
 
 class EagerPhases:
-    """Runs phases in pieces, as :class:`CompiledPhases` runs them as compiled code."""
+    """Runs phases in pieces, as :class:`CompiledPhases` runs them as compiled code.
+
+    On an accelerator matrices, and small tensors, of one kind are stepped together.
+    """
 
     compile_s = 0.0
 
@@ -37,7 +44,23 @@ class EagerPhases:
     def run(self, phase: str, works: Sequence[Work], sums: Sums | None = None) -> list[Any]:
         """Run one phase of every unit; what ``measure`` returns for each, in order."""
         sums = [None] * len(works) if sums is None else sums
-        return [run_in_pieces(phase, work, own) for work, own in zip(works, sums, strict=True)]
+        together = [i for i, work in enumerate(works) if is_stacked(work)]
+        found = run_stacked(phase, [works[i] for i in together], [sums[i] for i in together])
+        results = dict(zip(together, found, strict=True))
+        return [
+            results[i] if i in results else run_in_pieces(phase, work, own)
+            for i, (work, own) in enumerate(zip(works, sums, strict=True))
+        ]
+
+
+def is_stacked(work: Work) -> bool:
+    """Whether a unit is stepped together with others of its kind: matrices, and what is small.
+
+    On a CPU none is: it would gain nothing, and temporaries as large as a stack leave the cache.
+    """
+    bound = work.bound
+    small = bound.p.numel() <= SMALL_LAUNCH_ELEMENTS
+    return bound.device_type != "cpu" and (small or bound.rule.scope is Scope.MATRIX)
 
 
 def run_in_pieces(phase: str, work: Work, sums: Tensor | None, start: int = 0) -> Tensor | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -27,28 +28,26 @@ def take_step(
     """Step these units; ``spread`` are the parameters whose sums lie over processes."""
     works = [shortened(work) for work in works]
     executor.prepare(works)
-    staged = [work for work in works if work.stages != ("update",)]
-    _run_stages(executor, staged, [work.before for work in staged])
+    _run_stages(executor, works, attrgetter("before"))
     sums = _sums(executor, groups, works, spread)
     updating = [i for i, work in enumerate(works) if work.updates]
     executor.run("update", [works[i] for i in updating], [sums[i] for i in updating])
-    _run_stages(executor, staged, [work.after for work in staged])
+    _run_stages(executor, works, attrgetter("after"))
     for work in works:
         if work.bundle is not None and work.updates:
             work.bundle.hand_back()
 
 
 def _run_stages(
-    executor: Executor, works: Sequence[Work], stages: Sequence[tuple[str, ...]]
+    executor: Executor, works: Sequence[Work], stages_of: Callable[[Work], tuple[str, ...]]
 ) -> None:
-    """Run the stages of each work in its order, those of several at the same place together."""
-    for place in range(max(map(len, stages), default=0)):
-        by_stage: dict[str, list[Work]] = {}
-        for work, own in zip(works, stages, strict=True):
-            if place < len(own):
-                by_stage.setdefault(own[place], []).append(work)
-        for stage, alike in by_stage.items():
-            executor.run(stage, alike)
+    """Run stages of each unit in their order; those with the same ones together."""
+    alike: dict[tuple[str, ...], list[Work]] = {}
+    for work in works:
+        alike.setdefault(stages_of(work), []).append(work)
+    for stages, own in alike.items():
+        for stage in stages:
+            executor.run(stage, own)
 
 
 def _sums(

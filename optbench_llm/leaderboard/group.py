@@ -5,7 +5,6 @@ The processes speak for themselves: they inherit this one's standard input and o
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -15,17 +14,10 @@ from typing import Any
 def main(setup: dict[str, Any], program: list[str]) -> None:
     """Run ``program``, arguments for Python, in the processes that ``setup`` asks for."""
     from optbench_llm.launch import launch
-    from optbench_llm.leaderboard.gpus import use_own_gpus
     from optbench_llm.stopping import signal_of
 
-    processes = setup["processes"]
     try:
-        use_own_gpus(setup["number"], setup["workers"], processes)
-    except ValueError as error:
-        print(json.dumps({"event": "refused", "message": str(error)}), flush=True)
-        return
-    try:
-        code = launch(processes, program, scratch=setup["scratch"])
+        code = launch(setup["processes"], program, scratch=setup["scratch"])
     except KeyboardInterrupt as interrupt:
         code = -signal_of(interrupt)
     if code < 0:

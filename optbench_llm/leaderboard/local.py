@@ -19,6 +19,7 @@ from optbench_llm.leaderboard.executor import (
     Stepped,
     failed_record,
 )
+from optbench_llm.leaderboard.gpus import own_gpus
 from optbench_llm.leaderboard.process import EXITED, WorkerProcess
 from optbench_llm.leaderboard.trial import TrialSpec
 
@@ -61,7 +62,11 @@ class LocalExecutor:
     _failed_starts: Counter[int] = field(default_factory=Counter, init=False)
 
     def run(self, trials: Sequence[TrialSpec]) -> Generator[Event, None, None]:
-        """Run ``trials`` in order; see `Executor.run`."""
+        """Run ``trials`` in order; see `Executor.run`.
+
+        Raises:
+            ValueError: workers cannot start, or have too few GPUs (see `own_gpus`).
+        """
         self._pending.extend(trials)
         try:
             for number in range(1, min(self.workers, len(trials)) + 1):
@@ -76,13 +81,13 @@ class LocalExecutor:
     def _start(self, number: int) -> None:
         log = self.log_folder / f"worker-{number}.log"
         threads = threads_per_process(self.workers * self.processes)
+        gpus = own_gpus(number, self.workers, self.processes)
         # Only the first worker measures the untouched model, and only once.
         baseline = self.setup["baseline"] and number == 1
         setup = {
-            **self.setup, "baseline": baseline, "threads": threads, "number": number,
-            "workers": self.workers, "processes": self.processes,
+            **self.setup, "baseline": baseline, "threads": threads, "processes": self.processes,
         }  # fmt: skip
-        self._running[WorkerProcess(number, setup, self._inbox, log)] = None
+        self._running[WorkerProcess(number, setup, self._inbox, log, gpus)] = None
 
     def _next_events(self) -> Iterator[Event]:
         try:

@@ -16,12 +16,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from optbench_llm.stopping import HEEDED
 
 EXITED = "exited"
+#: Killed processes take a moment to go, and longer where a driver holds them.
+GONE_S = 10.0
 # The parent's own search path: with -m, a folder datasets/ beside the user would be imported.
 _PATH = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
 _WORKER = _PATH + "from optbench_llm.leaderboard.worker import main; main()"
@@ -34,12 +37,20 @@ _GROUP = (
 class WorkerProcess:
     """Start a worker, send it commands, and have its events put into ``inbox``.
 
-    A worker of several processes is torchrun's process here, and what it has started.
+    A worker of several processes is torchrun's process here, and what it has started. ``gpus`` are
+    the variables that say which GPUs it sees (see `gpus.own_gpus`).
 
     Every item of ``inbox`` is ``(this process, event)``; the last one is ``{"event": "exited"}``.
     """
 
-    def __init__(self, number: int, setup: dict[str, Any], inbox: queue.Queue, log: Path) -> None:
+    def __init__(
+        self,
+        number: int,
+        setup: dict[str, Any],
+        inbox: queue.Queue,
+        log: Path,
+        gpus: Mapping[str, str],
+    ) -> None:
         self.number = number
         self.log = log
         self.began = time.monotonic()
@@ -50,6 +61,7 @@ class WorkerProcess:
             # Threads that spin while they wait make a busy machine several times slower.
             "OMP_WAIT_POLICY": "PASSIVE",
             **os.environ,
+            **gpus,
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
             "TOKENIZERS_PARALLELISM": "false",
@@ -84,7 +96,12 @@ class WorkerProcess:
             self._process.stdin.flush()
 
     def kill(self) -> None:
-        """End the worker and whatever it started, at once."""
+        """End the worker and whatever it started, at once, and wait until their memory is free."""
+        self._end()
+        # Every process of the worker holds the other side of what the reader reads.
+        self._reader.join(GONE_S)
+
+    def _end(self) -> None:
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             # torchrun's processes have sessions of their own: each of them notices.
@@ -118,7 +135,7 @@ class WorkerProcess:
                 self._inbox.put((self, json.loads(line)))
         except ValueError:
             # The last line of a worker that was killed while it wrote; nothing can follow it.
-            self.kill()
+            self._end()
         finally:
             self._process.wait()
             self._inbox.put((self, {"event": EXITED}))

@@ -26,12 +26,13 @@ class Ranks:
         """Find the others. Imports torch, which takes seconds."""
         if self.count == 1:
             return
-        import torch
         from accelerate import PartialState
         from torch import distributed
 
+        from optbench_llm.devices import gpus
+
         # What every Trainer of this process then finds; it is never left, only its record is reset.
-        PartialState(cpu=not torch.cuda.is_available())
+        PartialState(cpu=gpus()[1] == 0)
         self._group = distributed.new_group(backend="gloo")
 
     def tell(self, command: Callable[[], Any]) -> Any:

@@ -8,10 +8,10 @@ all. One process at a time writes to a store: it holds a file lock that dies wit
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -239,6 +239,10 @@ def _short(value: Any) -> str:
 
 
 def _take(lock: Any, path: Path) -> None:
+    if sys.platform == "win32":
+        raise ValueError(f"store {path}: leaderboards run on Linux and macOS; on Windows use WSL")
+    import fcntl  # Windows has none
+
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -16,14 +16,20 @@ from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
 from optbench_llm.data import DataSettings, check_enough_blocks, load_data, make_collator
+from optbench_llm.devices import device_name, free_cached_memory, synchronize
 from optbench_llm.models import load_model
+from optbench_llm.postponed import is_bitsandbytes_used
 from optbench_llm.training import OptBenchArguments, OptBenchTrainer
 from optbench_llm.training.evaluation import mean_token_loss
 from optbench_llm.training.run import run_training
 
 # transformers' "constant" knows no warm-up.
 _SCHEDULERS = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+# Of the allocators, of cuBLAS and its siblings, of cuDNN, and of XPU's runtime.
+_OUT_OF_MEMORY = (
+    "out of memory", "can't allocate memory", "not enough memory", "alloc_failed",
+    "allocation_failed", "out_of_device_memory", "out_of_host_memory",
+)  # fmt: skip
 
 
 class Workbench:
@@ -58,10 +64,9 @@ class Workbench:
         """What the parent should know of this worker."""
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         device_type = accelerator.type if accelerator else "cpu"
-        device = torch.cuda.get_device_name() if device_type == "cuda" else device_type
         return {
             "environment": {
-                "device": device,
+                "device": device_name(),
                 "device_type": device_type,
                 "threads": self._setup["threads"],
                 "processes": self._setup["processes"],
@@ -88,6 +93,8 @@ class Workbench:
                 on_step=on_step,
                 evaluate=len(self._splits.validation) > 0,
             )
+            # What the device has yet to do may fail, and would fail the next trial.
+            synchronize(args.device)
         return record.to_dict()
 
     def _steps(self) -> int:
@@ -148,7 +155,7 @@ def training_arguments(trial: dict[str, Any], folder: str) -> OptBenchArguments:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, in any of torch's ways of saying so."""
+    """Whether an exception says that memory ran out, in any of the ways of torch's libraries."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(w in str(error).lower() for w in _OUT_OF_MEMORY)
@@ -163,12 +170,14 @@ def _check_unchanged(kind: str, name: str, loaded: str, planned: str) -> None:
 
 
 def _reset_process_state(seed: int) -> None:
-    """Undo what an earlier trial left in this process; its process group is used again."""
+    """Undo what an earlier trial left in this process; its process group is used again.
+
+    That takes a trial that succeeded: after any other this process ends.
+    """
     AcceleratorState._reset_state(reset_partial_state=True)
-    if "bitsandbytes" in sys.modules:
+    if is_bitsandbytes_used():
         # It remembers every module whose embedding it was told to keep in 32 bits.
         sys.modules["bitsandbytes"].optim.GlobalOptimManager._instance = None
     gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    free_cached_memory()
     set_seed(seed)

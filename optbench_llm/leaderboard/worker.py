@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import IO, Any
 
 from optbench_llm.leaderboard.ranks import Ranks, end_with_torchrun
+from optbench_llm.postponed import postpone_bitsandbytes
 
 Send = Callable[..., None]
 # Events of several processes go through one pipe, which keeps lines of up to 4096 bytes whole.
@@ -34,15 +35,13 @@ def main() -> None:
     if ranks.rank == 0:
         threading.Thread(target=_listen, args=(sys.stdin, commands), daemon=True).start()
 
+    postpone_bitsandbytes()
     # What it imports takes seconds, and the parent's end must be noticed meanwhile.
     ranks.join()
     setup = ranks.tell(commands.get)
     try:
-        from optbench_llm.leaderboard.gpus import use_own_gpus
         from optbench_llm.leaderboard.workbench import Workbench
 
-        if ranks.count == 1:
-            use_own_gpus(setup["number"], setup["workers"], 1)
         bench = Workbench(setup)
         facts = bench.facts()
     except (ValueError, OSError) as error:

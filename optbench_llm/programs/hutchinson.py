@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
+from optbench_llm.engine.noise import Noise
 from optbench_llm.programs.products import PRODUCTS, check_product
 from optbench_llm.programs.program import Program, setting
+from optbench_llm.programs.random_vectors import drawn, normal, signs
 from optbench_llm.programs.replay import Replay
-from optbench_llm.programs.weights import own_part, stepped
+from optbench_llm.programs.weights import has_gradient
 
 
 class Hutchinson(Program):
     """Feeds ``v * Hv`` to ``optimizer.observe``, every ``k`` steps from the first on.
 
     On average it is the diagonal of the Hessian of the step's loss, under the same dropout. The
-    entries of v are 1 or -1. All processes draw the same v.
+    entries of v are 1 or -1. They follow from seed, step, parameter and position, so that all
+    processes and a resumed run have the same.
     """
 
     name: ClassVar[str] = "hutchinson"
@@ -32,8 +34,14 @@ class Hutchinson(Program):
 
     def before_step(self, replay: Replay, optimizer: Any) -> None:
         """Draw v, multiply it by the Hessian, feed the estimate to the optimizer."""
-        params = stepped(optimizer)
-        vectors = [own_part(p, self.draw(p, replay.shared_generator)) for p in params]
+        every = (p for group in optimizer.param_groups for p in group["params"])
+        # By the number among all, whether or not others have a gradient.
+        numbered = {index: p for index, p in enumerate(every) if has_gradient(p)}
+        params = [*numbered.values()]
+        vectors = [
+            self.draw(p, replay.shared_noise(f"hutchinson/{index}"))
+            for index, p in numbered.items()
+        ]
         with replay.gradients_put_aside():
             products = PRODUCTS[setting(optimizer, "hvp")](replay, params, vectors)
             for p, product, vector in zip(params, products, vectors, strict=True):
@@ -41,10 +49,9 @@ class Hutchinson(Program):
             optimizer.observe()
 
     @staticmethod
-    def draw(p: Tensor, generator: torch.Generator) -> Tensor:
-        """A random vector in the shape of a parameter; drawn on the CPU, so that all draw one."""
-        signs = torch.randint(0, 2, p.shape, generator=generator, dtype=torch.int8, device="cpu")
-        return signs.mul_(2).sub_(1).to(p.device, p.dtype)
+    def draw(p: Tensor, noise: Noise) -> Tensor:
+        """A random vector in the shape of a parameter, on its device."""
+        return drawn(p, noise, signs)
 
 
 class NormalHutchinson(Hutchinson):
@@ -53,7 +60,6 @@ class NormalHutchinson(Hutchinson):
     name: ClassVar[str] = "hutchinson-normal"
 
     @staticmethod
-    def draw(p: Tensor, generator: torch.Generator) -> Tensor:
-        """A random vector in the shape of a parameter; drawn on the CPU, so that all draw one."""
-        drawn = torch.randn(p.shape, generator=generator, dtype=torch.float32, device="cpu")
-        return drawn.to(p.device, p.dtype)
+    def draw(p: Tensor, noise: Noise) -> Tensor:
+        """A random vector in the shape of a parameter, on its device."""
+        return drawn(p, noise, normal)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from optbench_llm.programs.labels import base_model
 from optbench_llm.programs.replay import Replay
-from optbench_llm.programs.weights import first_short, moved_away, norm
+from optbench_llm.programs.weights import first_short, moved_away, norm, norm_of_all, put
 
 #: Length of the step of a difference, over that of the weights: where the errors of the formula and
 #: of rounding meet, on GPT-2 in miniature.
@@ -31,7 +30,7 @@ def by_differences(replay: Replay, params: list[Tensor], vector: list[Tensor]) -
     with moved_away(params) as start:
         ahead = _gradients_at(replay, params, start, vector, step)
         behind = _gradients_at(replay, params, start, vector, -step)
-    return [a.sub_(b).div_(2 * step) for a, b in zip(ahead, behind, strict=True)]
+    return [a.sub_(b).div_((2 * step).to(a)) for a, b in zip(ahead, behind, strict=True)]
 
 
 def by_forward_difference(
@@ -45,10 +44,10 @@ def by_forward_difference(
     with moved_away(params) as start:
         ahead = _gradients_at(replay, params, start, vector, step)
         if replay.under_autocast:
-            here = _gradients_at(replay, params, start, vector, 0.0)
+            here = _gradients_at(replay, params, start, vector, None)
         else:
             here = replay.gradients_of_step(params)
-    return [a.sub_(b).div_(step) for a, b in zip(ahead, here, strict=True)]
+    return [a.sub_(b).div_(step.to(a)) for a, b in zip(ahead, here, strict=True)]
 
 
 def _gradients_at(
@@ -56,20 +55,24 @@ def _gradients_at(
     params: list[Tensor],
     start: list[Tensor],
     vector: list[Tensor],
-    distance: float,
+    distance: Tensor | None,
 ) -> list[Tensor]:
     """The gradients at a distance along the vector, in the precision of the weights."""
-    with torch.no_grad():
-        for p, from_here, direction in zip(params, start, vector, strict=True):
-            torch.add(from_here, direction, alpha=distance, out=p.detach())
+    put(params, start)
+    if distance is not None:
+        with torch.no_grad():
+            for p, direction in zip(params, vector, strict=True):
+                p.addcmul_(direction, distance.to(p))
     replay.clear_gradients()
     with replay.without_autocast():
         replay.repeat()
     return [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
 
 
-def _step(relative: float, params: Sequence[Tensor], vector: Sequence[Tensor]) -> float:
-    return relative * (_length(params) or 1.0) / _length(vector)
+def _step(relative: float, params: Sequence[Tensor], vector: Sequence[Tensor]) -> Tensor:
+    """How many times the vector to move; 0-dim, so that the host need not wait for it."""
+    length = _length(params)
+    return relative * length.where(length > 0, 1.0) / _length(vector)
 
 
 def by_autograd(replay: Replay, params: list[Tensor], vector: list[Tensor]) -> list[Tensor]:
@@ -129,5 +132,5 @@ def check_product(trainer: Any, optimizer: Any, kind: str) -> None:
         )
 
 
-def _length(tensors: Sequence[Tensor]) -> float:
-    return math.hypot(*(norm(t.detach()).item() for t in tensors))
+def _length(tensors: Sequence[Tensor]) -> Tensor:
+    return norm_of_all([norm(t.detach()) for t in tensors])

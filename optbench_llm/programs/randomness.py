@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,16 +12,26 @@ RandomState = tuple[Tensor, ...]
 
 
 def random_state(device: torch.device) -> RandomState:
-    """The state of the CPU's random numbers, and of the GPU's where the device is one."""
-    state = torch.get_rng_state()
-    return (state, torch.cuda.get_rng_state(device)) if device.type == "cuda" else (state,)
+    """The state of the CPU's random numbers, and of the device's where it is another one."""
+    own = () if device.type == "cpu" else (_generators(device).get_rng_state(*_of(device)),)
+    return (torch.get_rng_state(), *own)
 
 
 def set_random_state(state: RandomState, device: torch.device) -> None:
     """Go on from a state of :func:`random_state`."""
     torch.set_rng_state(state[0])
     if len(state) > 1:
-        torch.cuda.set_rng_state(state[1], device)
+        _generators(device).set_rng_state(state[1], *_of(device))
+
+
+def _generators(device: torch.device) -> Any:
+    """Where torch keeps the random numbers of this kind of device."""
+    return torch.get_device_module(device)
+
+
+def _of(device: torch.device) -> tuple[torch.device, ...]:
+    """How to name a device there; a Mac has one and no name for it."""
+    return () if device.type == "mps" else (device,)
 
 
 class RandomStream:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
+from optbench_llm.engine.noise import Noise, noise_key
 from optbench_llm.programs.buffers import Buffer, buffers_of, put_back
 from optbench_llm.programs.program import Program
 from optbench_llm.programs.randomness import (
@@ -329,10 +330,10 @@ class Replay(TrainerCallback):
         """Random numbers of this step that are the same in all processes."""
         return RandomStream(self._shared_seed, self._device)
 
-    @property
-    def shared_generator(self) -> torch.Generator:
-        """A stream of the CPU that is the same in all processes, seeded by (seed, step)."""
-        return torch.Generator("cpu").manual_seed(self._shared_seed)
+    def shared_noise(self, name: str) -> Noise:
+        """Random bits of this step by a name, the same in all processes and after a resume."""
+        seed = self.trainer.args.seed
+        return Noise(noise_key(self.step, seed), f"{name}, step {self.step}, seed {seed}")
 
     @property
     def _shared_seed(self) -> int:

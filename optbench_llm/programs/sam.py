@@ -10,7 +10,7 @@ from torch import Tensor
 
 from optbench_llm.programs.program import Program
 from optbench_llm.programs.replay import Replay
-from optbench_llm.programs.weights import first_short, moved_away, norm, with_gradients
+from optbench_llm.programs.weights import first_short, moved_away, norm, norm_of_all, with_gradients
 from optbench_llm.rules.sam import SETTINGS
 from optbench_llm.rules.wrapped import setting_name
 
@@ -68,6 +68,6 @@ def perturbation(optimizer: Any) -> tuple[list[Tensor], list[Tensor], list[Tenso
             directions.append(scaled * p.abs() if adaptive else scaled)
             params.append(p)
             radii.append(rho)
-    whole = norm(torch.stack([n.to(norms[0].device) for n in norms])) + TINY
+    whole = norm_of_all(norms) + TINY
     scales = [(radius / whole).to(p) for radius, p in zip(radii, params, strict=True)]
     return params, directions, scales

@@ -8,12 +8,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
+
+
+def has_gradient(p: Tensor) -> bool:
+    """Whether it has a gradient, and an element."""
+    return p.grad is not None and p.numel() > 0
 
 
 def with_gradients(params: Iterable[Tensor]) -> list[Tensor]:
     """Those that have a gradient, and an element."""
-    return [p for p in params if p.grad is not None and p.numel()]
+    return [p for p in params if has_gradient(p)]
 
 
 def stepped(optimizer: Any) -> list[Tensor]:
@@ -32,17 +37,15 @@ def norm(tensor: Tensor) -> Tensor:
     return found.full_tensor() if isinstance(found, DTensor) else found
 
 
+def norm_of_all(norms: Sequence[Tensor]) -> Tensor:
+    """Norm of several tensors together, of which these are the norms; on the first one's device."""
+    return norm(torch.stack([own.to(norms[0].device) for own in norms]))
+
+
 def first_short(optimizer: Any) -> Tensor | None:
     """A parameter in 16 bits, if an optimizer has one."""
     params = (p for group in optimizer.param_groups for p in group["params"])
     return next((p for p in params if p.dtype in (torch.bfloat16, torch.float16)), None)
-
-
-def own_part(p: Tensor, whole: Tensor) -> Tensor:
-    """A tensor that all processes hold, as the parameter lies over them (FSDP2)."""
-    if not isinstance(p, DTensor):
-        return whole
-    return distribute_tensor(whole, p.device_mesh, p.placements, src_data_rank=None)
 
 
 def plain(tensor: Tensor) -> Tensor:

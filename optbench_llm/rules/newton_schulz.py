@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,16 +30,51 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     float64 for a float64 matrix. Singular values below about 1/500 of the Frobenius norm stay
     smaller.
     """
-    rows, columns = matrix.shape
+    import torch
+
+    if torch._C._functorch.is_batchedtensor(matrix):  # pyright: ignore
+        return _for_vmap().apply(matrix)
+    return _orthogonalised(matrix)
+
+
+@cache
+def _for_vmap() -> Any:
+    """:func:`_orthogonalised` as a function that torch.vmap hands the whole stack.
+
+    By itself vmap makes three operations of each product with a term added, two of them on
+    temporaries as large as the stack. Code that is traced for a compiler cannot contain it.
+    """
+    import torch
+
+    class Orthogonalise(torch.autograd.Function):
+        @staticmethod
+        def forward(matrices: Tensor) -> Tensor:
+            return _orthogonalised(matrices)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            pass
+
+        @staticmethod
+        def vmap(info: Any, in_dims: tuple[int, ...], matrices: Tensor) -> tuple[Tensor, int]:
+            return _orthogonalised(matrices.movedim(in_dims[0], 0)), 0
+
+    return Orthogonalise
+
+
+def _orthogonalised(matrices: Tensor) -> Tensor:
+    """The same of one matrix, or of each of a stack of them."""
+    rows, columns = matrices.shape[-2:]
     if rows > columns:
-        return orthogonalise(matrix.t()).t()
-    x = narrow(matrix / ((matrix * matrix).sum().sqrt() + EPS))
+        return _orthogonalised(matrices.mT).mT
+    size = (matrices * matrices).sum((-2, -1), keepdim=True).sqrt()
+    x = narrow(matrices / (size + EPS))
     if columns < LONG * rows:
         x = _step(x, STEPS)
     else:
         for steps in STRETCHES:
             x = _step_on_gram_matrix(x, steps)
-    return x.to(matrix.dtype)
+    return x.to(matrices.dtype)
 
 
 def narrow(x: Tensor) -> Tensor:
@@ -64,20 +99,25 @@ def cpu_has_bfloat16() -> bool:
 def _step(x: Tensor, steps: int) -> Tensor:
     a, b, c = COEFFICIENTS
     for _ in range(steps):
-        gram = x @ x.t()
-        x = x.addmm(gram.addmm(gram, gram, beta=b, alpha=c), x, beta=a)
+        gram = x @ x.mT
+        x = _sum(a, x, 1.0, _sum(b, gram, c, gram, gram), x)
     return x
 
 
 def _step_on_gram_matrix(x: Tensor, steps: int) -> Tensor:
     """The same: a step multiplies x by a polynomial of x x', and that by it from both sides."""
     a, b, c = COEFFICIENTS
-    gram = x @ x.t()
-    unit = gram.new_ones(len(gram)).diag()
+    gram = x @ x.mT
+    unit = gram.new_ones(gram.shape[-1]).diag()
     factor = unit
     for step in range(steps):
-        polynomial = gram.addmm(gram, gram, beta=b, alpha=c) + unit * a
+        polynomial = _sum(b, gram, c, gram, gram) + unit * a
         factor = polynomial @ factor if step else polynomial
         if step < steps - 1:
             gram = polynomial @ (polynomial @ gram)
     return factor @ x
+
+
+def _sum(beta: float, x: Tensor, alpha: float, a: Tensor, b: Tensor) -> Tensor:
+    """``beta x + alpha a b`` of matrices or of stacks."""
+    return (x.addmm if x.ndim == 2 else x.baddbmm)(a, b, beta=beta, alpha=alpha)

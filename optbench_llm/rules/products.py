@@ -48,6 +48,14 @@ def onednn_product() -> Callable[[Tensor, Tensor], Tensor] | None:
     def _(a: Any, b: Any) -> Any:
         return a.new_empty((a.shape[0], b.shape[1]))
 
+    @operation.register_vmap
+    def _(info: Any, in_dims: Any, a: Any, b: Any) -> Any:
+        a, b = (
+            x if dim is None else x.movedim(dim, 0)
+            for x, dim in zip((a, b), in_dims[:2], strict=True)
+        )
+        return a @ b, 0
+
     return operation
 
 

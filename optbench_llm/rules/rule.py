@@ -80,7 +80,8 @@ class Rule:
     """One optimizer: pure functions from (parameter, gradient, state, scalars) to their successors.
 
     All functions are out of place, in fp32, free of ``.item()`` and of branches on values, so that
-    the engine may run them on pieces of a tensor, compile them and shard them.
+    the engine may run them on pieces of a tensor, on many tensors at once (by ``torch.vmap``),
+    compile them and shard them.
 
     - ``p, g``: parameter and gradient, or a piece of them. A rule that is ``by_layout`` gets
       matrices, (out, in), the fused parts of a weight one by one.

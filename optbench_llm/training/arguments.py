@@ -49,9 +49,12 @@ class OptBenchArguments(TrainingArguments):
         default=None,
         metadata={"help": "Weight decay of all but biases and norms. Default: the optimizer's."},
     )
-    engine: Literal["auto", "eager", "compiled"] = field(
+    engine: Literal["auto", "eager", "compiled", "triton"] = field(
         default="auto",
-        metadata={"help": "How our own rules run: auto compiles where that repays the work."},
+        metadata={
+            "help": "How our own rules run. auto: Triton's kernels on a GPU, and on a CPU compiled"
+            " where that repays the work."
+        },
     )
     lr_scheduler_type: str = field(
         default=AUTO_SCHEDULER,

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from optbench_llm.devices import synchronize
 from optbench_llm.engine import RuleOptimizer
 from optbench_llm.state_bytes import state_bytes
 from optbench_llm.training.memory import peak_memory_bytes, reset_peak_memory
@@ -149,7 +150,7 @@ class OptBenchCallback(TrainerCallback, ExportableState):
                 " the run has diverged"
             )
         reset_peak_memory(self._device)
-        self._mark = time.perf_counter()
+        self._mark = self._now()
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
         """Forget the passes of a step that was never finished."""
@@ -179,7 +180,7 @@ class OptBenchCallback(TrainerCallback, ExportableState):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        """Close the step; on the CPU, and before a checkpoint or an evaluation, read its loss."""
+        """Close the step; on the CPU, and where the Trainer reads, saves or ends, read its loss."""
         if self._micro_losses:
             self._pending.append(
                 (_total(self._micro_losses), self._micro_inputs, self._step_tokens)
@@ -192,9 +193,13 @@ class OptBenchCallback(TrainerCallback, ExportableState):
                 "the losses of this run are not measured: the trainer's class overrides"
                 " training_step without calling super().training_step"
             )
-        if self._reads_at_once or control.should_save or control.should_evaluate:
+        pauses = control.should_log or control.should_save or control.should_evaluate
+        if self._reads_at_once or pauses or control.should_training_stop:
             self._check_losses(control)
-        self._advance("train_wall_s")
+            # Otherwise what is still under way would count as the pause's time, or not at all.
+            self._advance("train_wall_s", until=self._now())
+        else:
+            self._advance("train_wall_s", until=time.perf_counter())
 
     def on_log(
         self,
@@ -212,7 +217,7 @@ class OptBenchCallback(TrainerCallback, ExportableState):
 
     def on_evaluate(self, *args: Any, **kwargs: Any) -> None:
         """Count evaluation apart."""
-        self._advance("eval_wall_s")
+        self._advance("eval_wall_s", until=self._now())
 
     def on_save(
         self,
@@ -223,7 +228,7 @@ class OptBenchCallback(TrainerCallback, ExportableState):
     ) -> None:
         """Leave the time of writing a checkpoint out, and look at the state that was written."""
         self._warn_of_overflow(state.global_step)
-        self._mark = time.perf_counter()
+        self._mark = self._now()
 
     def on_epoch_end(
         self,
@@ -303,10 +308,14 @@ class OptBenchCallback(TrainerCallback, ExportableState):
         # A broken checkpoint would push a good one out.
         control.should_save = control.should_evaluate = False
 
-    def _advance(self, name: str) -> None:
-        now = time.perf_counter()
-        setattr(self, name, getattr(self, name) + now - self._mark)
-        self._mark = now
+    def _advance(self, name: str, until: float) -> None:
+        setattr(self, name, getattr(self, name) + until - self._mark)
+        self._mark = until
+
+    def _now(self) -> float:
+        """The time at which the device has done all it was given."""
+        synchronize(self._device)
+        return time.perf_counter()
 
 
 def _total(losses: list[Tensor]) -> Tensor:

@@ -24,20 +24,24 @@ def mean_token_loss(trainer: Trainer, dataset: object) -> float:
     if hasattr(optimizer, "eval"):
         optimizer.eval()
     model.eval()
-    totals = torch.zeros(2, dtype=torch.float64, device=trainer.args.device)
+    losses: list[Tensor] = []
+    counts: list[Tensor] = []
     with torch.random.fork_rng(devices=[]):  # starting a data loader draws a number
         for batch in trainer.get_eval_dataloader(dataset):  # pyright: ignore
             inputs = trainer._prepare_inputs(batch)
             _ignore_repeated(trainer, inputs)
-            tokens = trained_positions(trainer, inputs).sum()
+            counts.append(trained_positions(trainer, inputs).sum())
             with trainer.compute_loss_context_manager():
                 loss = trainer.compute_loss(model, inputs)
             assert isinstance(loss, Tensor)
-            # The mean of no tokens is NaN.
-            total = torch.where(tokens > 0, loss.double() * tokens, 0.0)
-            totals += torch.stack([total, tokens.double()])
-    total, count = trainer.accelerator.reduce(totals, "sum").tolist()  # pyright: ignore
-    return total / count
+            losses.append(loss)
+    # Not every device has float64; all processes have equally many batches.
+    means, tokens = (
+        trainer.accelerator.gather(torch.stack(own)).cpu().double()  # pyright: ignore
+        for own in (losses, counts)
+    )
+    # The mean of no tokens is NaN.
+    return float(torch.where(tokens > 0, means * tokens, 0.0).sum() / tokens.sum())
 
 
 def _ignore_repeated(trainer: Trainer, inputs: dict[str, Any]) -> None:

@@ -245,12 +245,15 @@ class OptBenchMixin(_Trainer):
         return loss
 
     def _over_processes(self, loss: Tensor, tokens: Tensor | int) -> tuple[Any, Any]:
-        """Mean loss and sum of tokens."""
+        """Mean loss and sum of tokens; without float64, which not every device has."""
         if self.args.world_size == 1:
             return loss, tokens
-        both = torch.stack([loss.double(), torch.as_tensor(tokens, device=loss.device).double()])
-        summed = self.accelerator.reduce(both, "sum")
-        return summed[0] / self.args.world_size, summed[1]
+        dtype = torch.promote_types(loss.dtype, torch.float32)
+        both = torch.stack([loss.to(dtype), torch.as_tensor(tokens, device=loss.device).to(dtype)])
+        # fp32 holds the tokens of one process exactly, and may not hold their sum.
+        gathered: Any = self.accelerator.gather(both)
+        losses, counts = gathered.view(-1, 2).unbind(1)
+        return losses.mean(), counts.long().sum()
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; afterwards the model stands where it is to be evaluated and saved."""

@@ -1,4 +1,4 @@
-"""Time of the optimizer's steps alone: wall time on the CPU, stream time on a GPU."""
+"""Time of the optimizer's steps alone: wall time on the CPU, stream time on an accelerator."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ from typing import Any
 
 import torch
 
+from optbench_llm.devices import synchronize
+
 
 class OptimizerClock:
-    """Times steps between :meth:`start` and :meth:`stop`; a GPU is not waited for before `read`."""
+    """Times steps between :meth:`start` and :meth:`stop`.
+
+    An accelerator is not waited for before :meth:`read`.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self._on_gpu = device.type == "cuda"
+        self._device = device
+        self._on_cpu = device.type == "cpu"
         self._start: Any = None
         self._spans: list[tuple[Any, Any]] = []
         self._first_read = False
@@ -28,10 +34,10 @@ class OptimizerClock:
 
     def read(self) -> tuple[float | None, list[float]]:
         """Milliseconds of the first step (once) and of the others since the last call."""
-        if self._on_gpu and self._spans:
-            torch.cuda.synchronize()
+        if self._spans:
+            synchronize(self._device)
         times = [
-            start.elapsed_time(end) if self._on_gpu else (end - start) * 1e3
+            (end - start) * 1e3 if self._on_cpu else start.elapsed_time(end)
             for start, end in self._spans
         ]
         self._spans = []
@@ -41,9 +47,9 @@ class OptimizerClock:
         return times[0], times[1:]
 
     def _now(self) -> Any:
-        if not self._on_gpu:
+        if self._on_cpu:
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.get_device_module(self._device).Event(enable_timing=True)
         event.record()
         return event
 

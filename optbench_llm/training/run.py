@@ -126,7 +126,7 @@ def _record(trainer: OptBenchTrainer, validation: object | None) -> RunRecord:
     parameters = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
     state_bytes = measured.state_bytes
     if is_sharded(optimizer):
-        own = torch.tensor(state_bytes, dtype=torch.float64, device=trainer.args.device)
+        own = torch.tensor(state_bytes, dtype=torch.int64, device=trainer.args.device)
         state_bytes = int(trainer.accelerator.reduce(own, "sum"))  # pyright: ignore
     steps_wall_s = measured.train_wall_s - measured.compile_s
     return RunRecord(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import subprocess
 from collections.abc import Collection
 
 import torch
@@ -41,6 +43,25 @@ def triton_failure(devices: Collection[torch.device], *, bf16: bool) -> str | No
                     f"{device} has compute capability {_dotted(capability)}, and for bf16 Triton"
                     " takes 8.0"
                 )
+    return next(filter(None, map(launch_failure, devices)), None)
+
+
+@functools.cache
+def launch_failure(device: torch.device) -> str | None:
+    """Why a kernel of one line does not run on a device, where Triton builds it with a C compiler.
+
+    None where it does.
+    """
+    from optbench_llm.engine.triton.batch import launch
+    from optbench_llm.engine.triton.kernels import count_up
+
+    counted = torch.zeros(4, dtype=torch.int32, device=device)
+    try:
+        launch(count_up, device, (1,), counted)
+    except (RuntimeError, OSError, ImportError, subprocess.SubprocessError) as error:
+        lines = str(error).strip().splitlines()
+        told = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        return f"Triton cannot build a kernel ({told}); install gcc and Python's headers, or set CC"
     return None
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from optbench_llm.engine.bound import BoundUnit, Work
-from optbench_llm.engine.triton.emitter import HEADER, Form
 from optbench_llm.engine.triton.kernels import Variant, add_up, made, source_of, take_over
+from optbench_llm.engine.triton.templates import HEADER, Form
 
 #: Rows and columns of a tile. A flat one has as many elements, of whole blocks of a blockwise
 #: storage; of a matrix it is longest in the direction of memory: along its rows or not.

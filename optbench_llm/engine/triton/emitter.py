@@ -31,100 +31,7 @@ from optbench_llm.engine.triton.operations import (
     power,
     written,
 )
-
-#: Columns of a tensor's row in the table, before the pointers of the parameter and of its slots:
-#: its sizes as a matrix, the elements from one row and column to the next, and the position of its
-#: first element. What is flat is one row.
-HEADER = ("rows", "columns", "row_stride", "column_stride", "origin")
-#: Columns of a tensor's numbers of a step: where its gradient is, and which scalars it has.
-NUMBERS = 2
-
-
-#: What a kernel begins with: the tensor and the tile that a program has, and its tables.
-_KERNEL = """\
-@triton.jit
-def {name}(table, tiles, numbers, scalars, sums, kept, out, SUMS: tl.constexpr, ROWS: tl.constexpr,
-           COLUMNS: tl.constexpr, ALIGNED: tl.constexpr, ROW_MAJOR: tl.constexpr):
-    tensor = tl.load(tiles + 2 * tl.program_id(0))
-    place = tl.load(tiles + 2 * tl.program_id(0) + 1).to(tl.int64)
-    table += tensor * {width}
-    numbers += tensor * {numbers}
-    scalars += tl.load(numbers + 1) * {scalars}
-    sums += tensor * SUMS
-    kept += tensor * {kept}
-    first = place == 0
-"""
-#: A whole tile needs no mask, which lets its loads be as wide as the machine's.
-_FLAT = """\
-    length = tl.load(table + 1)
-    begin = place * (ROWS * COLUMNS)
-    if begin + ROWS * COLUMNS <= length:
-        {name}_tile(table, numbers, scalars, sums, kept, out, first, begin, length, ROWS, COLUMNS,
-                    ALIGNED, True)
-    else:
-        {name}_tile(table, numbers, scalars, sums, kept, out, first, begin, length, ROWS, COLUMNS,
-                    ALIGNED, False)
-
-
-@triton.jit
-def {name}_tile(table, numbers, scalars, sums, kept, out, first, begin, length, ROWS: tl.constexpr,
-                COLUMNS: tl.constexpr, ALIGNED: tl.constexpr, WHOLE: tl.constexpr):
-    start = (tl.load(table + 4) + begin).to(tl.int32)
-    count = tl.minimum(length - begin, ROWS * COLUMNS)
-"""
-_OPENINGS = {
-    "flat": _FLAT
-    + """\
-    index = tl.arange(0, ROWS * COLUMNS)
-    inside = begin + index < length
-""",
-    "blocks": _FLAT
-    + """\
-    block = tl.arange(0, ROWS)[:, None]
-    index = block * {block} + tl.arange(0, {block})[None, :]
-    inside = begin + index < length
-    row_inside = begin + block * {block} < length
-""",
-    "channels": """\
-    WHOLE: tl.constexpr = False
-    rows, columns = tl.load(table), tl.load(table + 1)
-    row_stride, column_stride = tl.load(table + 2), tl.load(table + 3)
-    if ALIGNED:
-        if ROW_MAJOR:
-            columns, row_stride = tl.multiple_of(columns, 16), tl.multiple_of(row_stride, 16)
-        else:
-            rows, column_stride = tl.multiple_of(rows, 16), tl.multiple_of(column_stride, 16)
-    start = tl.load(table + 4).to(tl.int32)
-    row = place * ROWS + tl.arange(0, ROWS)[:, None]
-    row_inside = row < rows
-    row_count = tl.minimum(rows - place * ROWS, ROWS)
-    count = row_count * columns
-""",
-}
-#: One walk along the columns. The stride that is 1 is known to be, so that loads are wide.
-_WALK = """\
-for walked in range(0, columns, COLUMNS):
-    column = walked + tl.arange(0, COLUMNS)[None, :]
-    inside = row_inside & (column < columns)
-    index = (row * columns + column).to(tl.int32)
-    if ROW_MAJOR:
-        offset = row * row_stride + column
-    else:
-        offset = row + column * column_stride
-"""
-_PLACES = {"flat": "begin + index", "blocks": "begin + index", "channels": "offset"}
-
-
-class Form(Enum):
-    """How a kernel cuts its tensors into tiles.
-
-    ``FLAT``: ranges of elements. ``BLOCKS``: those of whole blocks of a blockwise storage, a block
-    in each row. ``CHANNELS``: some rows of a matrix, whose columns the kernel walks along.
-    """
-
-    FLAT = "flat"
-    BLOCKS = "blocks"
-    CHANNELS = "channels"
+from optbench_llm.engine.triton.templates import HEADER, NUMBERS, OPENINGS, PLACES, WALK, Form
 
 
 class Level(Enum):
@@ -195,6 +102,7 @@ class _Emitter:
             self._walks[node] = self._walks_before(node)
         self._text: dict[Node, str] = {}
         self._lines: list[str] = []
+        self._check_reductions()
 
     # What a node is.
 
@@ -216,13 +124,26 @@ class _Emitter:
     def _sums_elements(self, node: Node) -> bool:
         return node.target in REDUCTIONS and self._level(_input(node)) is Level.ELEMENT
 
+    def _check_reductions(self) -> None:
+        """Raise Unsupported for what a tile cannot know: it sees a part of its tensor."""
+        of_part: set[Node] = set()
+        for node in self._nodes:
+            if node.target in REDUCTIONS and self._level(node) is Level.NUMBER:
+                of_part.add(node)
+            elif of_part.intersection(node.all_input_nodes) and node.op != "output":
+                if self._level(node) is not Level.NUMBER:
+                    raise Unsupported(f"{node.target} of a sum over the tensor, within a stage")
+                of_part.add(node)
+            if node.target is aten.amax.default and self._form is not Form.BLOCKS:
+                raise Unsupported("a largest value of what is no block")
+
     # Text.
 
     def source(self) -> Source:
         """The whole kernel."""
         kept = self._kept()
         body = self._channels() if self._form is Form.CHANNELS else self._tile()
-        opening = _KERNEL + _OPENINGS[self._form.value]
+        opening = OPENINGS[self._form]
         text = opening.format(
             name=self._name,
             width=len(HEADER) + 1 + len(self._inputs.parts),
@@ -270,7 +191,7 @@ class _Emitter:
                 self._lines.append(f"{_variable(node)} += {value}")
             if stores:
                 self._store_tiles()
-            lines += [(line, 1) for line in _WALK.splitlines()]
+            lines += [(line, 1) for line in WALK.splitlines()]
             lines += [(line, 2) for line in self._lines]
             self._text, self._lines = known, []
             for node in wanted:
@@ -307,8 +228,7 @@ class _Emitter:
                     self._text[node] = _variable(node)
 
     def _emit(self, nodes: Iterable[Node]) -> None:
-        """A line for each of these that is not written yet; those that are the same as another get
-        none."""
+        """A line for each of these that is not written yet, unless it is another one's value."""
         for node in nodes:
             if node in self._text or node.op == "output" or node.target is aten.copy_.default:
                 continue
@@ -366,7 +286,7 @@ class _Emitter:
         if level is Level.NUMBER:
             return self._pointer(node)
         if level is Level.ELEMENT:
-            return f"{_variable(node)}_at + {_PLACES[self._form.value]}"
+            return f"{_variable(node)}_at + {PLACES[self._form]}"
         if self._form is not Form.BLOCKS:
             raise Unsupported("a slot with an element for each channel")
         return f"{_variable(node)}_at + begin // {BLOCK} + block"
@@ -405,8 +325,7 @@ class _Emitter:
         if before is after:
             raise Unsupported(f"{node.target} that leaves {after.name} what it was")
         if node.target is aten.amax.default:
-            if after is not Level.ROW:
-                raise Unsupported("a largest value of more than a row")
+            assert after is Level.ROW, "a largest value of more than a block"
             return f"row_maximum(within({text}, {_MASKS[before]}, float('-inf'), WHOLE))"
         if node.target in (aten.mean.default, aten.mean.dim):
             raise Unsupported("a mean over what may be a part of a tensor")

@@ -15,9 +15,9 @@ from optbench_llm.engine.pieces import EagerPhases, Sums
 from optbench_llm.engine.storage import Blockwise
 from optbench_llm.engine.sums import together
 from optbench_llm.engine.triton.batch import ALIGNMENT, Batch, Numbers, sent
-from optbench_llm.engine.triton.emitter import NUMBERS, Form
 from optbench_llm.engine.triton.kernels import Variant
 from optbench_llm.engine.triton.operations import Unsupported
+from optbench_llm.engine.triton.templates import NUMBERS, Form
 from optbench_llm.rules.rule import Scope
 
 #: Sets of units that are remembered: those of turns and of parameters whose gradients come and go.
@@ -34,11 +34,14 @@ class Kind(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """The batches of a set of works, the places of these in each, and of those in none."""
+    """The batches of a set of works, the places of these in each, and of those in none.
+
+    ``kept`` are the units and their tensors, so that nothing else can take their identity.
+    """
 
     batches: list[tuple[Batch, list[int]]]
     others: frozenset[int]
-    works: list[BoundUnit]
+    kept: list[tuple[BoundUnit, list[Tensor]]]
 
 
 class TritonPhases:
@@ -100,7 +103,10 @@ class TritonPhases:
         return results
 
     def _plan(self, works: Sequence[Work]) -> _Plan:
-        key = tuple((id(w.bound), w.g.dtype, w.stages, type(w.scalars)) for w in works)
+        # A unit whose slots have moved has another list of their tensors.
+        key = tuple(
+            (id(w.bound), id(w.bound.tensors), w.g.dtype, w.stages, type(w.scalars)) for w in works
+        )
         plan = self._plans.get(key)
         if plan is None:
             began = time.perf_counter()
@@ -126,7 +132,8 @@ class TritonPhases:
             batches.append((batch, places))
         taken = {i for _, places in batches for i in places}
         others = frozenset(range(len(works))) - taken
-        return _Plan(batches, others, [work.bound for work in works])
+        kept = [(work.bound, work.bound.tensors) for work in works]
+        return _Plan(batches, others, kept)
 
     def _send(self, plan: _Plan, works: Sequence[Work]) -> None:
         """Send what is new in this step to the batches, in one copy for each device."""

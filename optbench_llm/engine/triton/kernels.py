@@ -20,7 +20,8 @@ from torch._decomp import core_aten_decompositions
 from optbench_llm.engine.phases import Phases
 from optbench_llm.engine.storage import BLOCK, Storage
 from optbench_llm.engine.tracing import traced
-from optbench_llm.engine.triton.emitter import Form, Inputs, Source, emit
+from optbench_llm.engine.triton.emitter import Inputs, Source, emit
+from optbench_llm.engine.triton.templates import Form
 from optbench_llm.rules.rule import Rule
 
 #: Sizes that stand for any while tracing: no two are the same, none is a constant of rules.
@@ -122,6 +123,12 @@ def take_over(
     tensor = tl.program_id(0)
     pointer = tl.load(table + tensor * WIDTH + PLACE).to(tl.pointer_type(tl.float32))
     tl.store(pointer, tl.load(kept + tensor * COUNT + NUMBER))
+
+
+@triton.jit
+def count_up(numbers):
+    """Add one to the first of the numbers."""
+    tl.store(numbers, tl.load(numbers) + 1)
 
 
 _LIBRARY = {
