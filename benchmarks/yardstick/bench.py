@@ -21,11 +21,12 @@ WEIGHT_SIZE = 0.02
 
 
 class Bench:
-    """A model and one gradient for each of its parameters."""
+    """A model on a device, and one gradient for each of its parameters."""
 
-    def __init__(self, size: str) -> None:
+    def __init__(self, size: str, device: str = "cpu") -> None:
         self.size = size
-        with no_init_weights():
+        self.device = device
+        with no_init_weights(), torch.device(device):
             model = GPT2LMHeadModel(GPT2Config(**SIZES[size], bos_token_id=0, eos_token_id=0))
         model.tie_weights()
         self.model: nn.Module = model
@@ -33,7 +34,7 @@ class Bench:
         self.elements = sum(p.numel() for p in self.params)
         self.param_bytes = sum(p.numel() * p.element_size() for p in self.params)
         self.reset()
-        generator = torch.Generator().manual_seed(1)
+        generator = torch.Generator(device).manual_seed(1)
         self._gradients = [
             torch.empty_like(p.detach()).normal_(0, GRADIENT_SIZE, generator=generator)
             for p in self.params
@@ -43,9 +44,13 @@ class Bench:
     @torch.no_grad()
     def reset(self) -> None:
         """Put fresh random weights in: optimizers of an earlier row may have led them anywhere."""
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator(self.device).manual_seed(0)
         for p in self.params:
             p.normal_(0, WEIGHT_SIZE, generator=generator)
+
+    def largest_weight(self) -> float:
+        """The largest absolute value of any weight; NaN if one is."""
+        return float(torch.stack([p.detach().abs().max() for p in self.params]).max())
 
     def hand_out_gradients(self) -> None:
         """Let parameters have the gradients themselves, for optimizers that leave them alone."""

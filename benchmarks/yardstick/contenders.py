@@ -153,14 +153,14 @@ def check_spec(text: str) -> str:
     return spec.canonical
 
 
-def contenders(text: str) -> Iterator[Contender]:
-    """Ours, then the libraries'; a row that a provider runs has that one alone."""
+def contenders(text: str, engines: Sequence[str] = ENGINES) -> Iterator[Contender]:
+    """Ours by each engine, then the libraries'; a row that a provider runs has that one alone."""
     spec = parse_spec(text)
     assert spec.info is not None
     if spec.info.provider:
         yield Contender(spec.info.provider, (lambda b: [ob.create_optimizer(b.params, text)],))
         return
-    for engine in ENGINES:
+    for engine in engines:
         yield Contender(f"ours, {engine}", (_our_maker(text, engine),))
     for other in _others(spec):
         makers = (_their_maker(spec, other, {}), _their_maker(spec, other, other.at))

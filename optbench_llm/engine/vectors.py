@@ -70,7 +70,8 @@ def _in_register(_: Any) -> Any:
         from torch._inductor.virtualized import V
 
         kernel: Any = V.kernel
-        return f"c10::bit_cast<{kernel._get_vec_type(dtype)}>({x})"
+        # What std::bit_cast is, which c10::bit_cast is not before torch compiles as C++20.
+        return f"__builtin_bit_cast({kernel._get_vec_type(dtype)}, {x})"
 
     return staticmethod(to_dtype_bitcast)
 

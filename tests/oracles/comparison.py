@@ -39,9 +39,11 @@ def has_gradient(index: int, t: int) -> bool:
     return (t + 2 * index) % 5 != 3
 
 
-def make_parameter(shape: Shape, index: int, dtype: torch.dtype) -> torch.nn.Parameter:
+def make_parameter(
+    shape: Shape, index: int, dtype: torch.dtype, device: str = "cpu"
+) -> torch.nn.Parameter:
     """The parameter, laid out as ``shape`` says."""
-    start = torch.from_numpy(parameter(shape.sizes, index)).to(dtype)
+    start = torch.from_numpy(parameter(shape.sizes, index)).to(dtype).to(device)
     return torch.nn.Parameter(start.t().contiguous().t() if shape.transposed else start)
 
 
@@ -110,7 +112,7 @@ def set_gradients(
     for index, (p, shape) in enumerate(zip(params, shapes, strict=True)):
         p.grad = None
         if has_gradient(index, t) or not pauses:
-            p.grad = torch.from_numpy(source(shape.sizes, index, t)).to(p.dtype)
+            p.grad = torch.from_numpy(source(shape.sizes, index, t)).to(p.dtype).to(p.device)
 
 
 def take_step(

@@ -1,0 +1,1 @@
+"""The sections of `gpu_check.py`, each a process of its own, and what runs and judges them."""
