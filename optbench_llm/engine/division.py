@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from optbench_llm.engine.bindings import Bindings
 from optbench_llm.engine.phases import arithmetic_dtype
-from optbench_llm.engine.resharding import Layout
+from optbench_llm.engine.planned import planned_slots
+from optbench_llm.engine.resharding import TRAIN_POINT, Layout
 from optbench_llm.engine.scalars import settings_of, settings_of_unit
 from optbench_llm.engine.sharding import (
     Owned,
@@ -123,13 +125,18 @@ class Division:
             for position, p in enumerate(group["params"]):
                 place = (index, position)
                 sharding, in_parts = self._cut(place, p, rule, group)
-                elements = p.numel()
+                elements, held = p.numel(), local(p.detach())
                 if sharding is not None and not in_parts:
                     whole.append((len(layouts), place, p, sharding))
+                    held = torch.empty(p.shape, dtype=p.dtype, device="meta")
                 elif sharding is not None and not sharding.blockwise:
                     elements = 0
                 storages = _storages_by_slot(p, rule, group, elements, bindings)
-                layouts.append(Layout(sharding, None, storages, local(p.detach()).device))
+                plans = bindings.plans(rule, held, group, elements) if p.numel() else ()
+                kept, device = (TRAIN_POINT, *rule.kept_by_program), local(p.detach()).device
+                layouts.append(
+                    Layout(sharding, None, storages, planned_slots(plans), kept, device)
+                )
         owned = self._owners.assign([entry[1:] for entry in whole])
         for (number, *_), entry in zip(whole, owned, strict=True):
             layouts[number] = replace(layouts[number], owner=entry.owner)

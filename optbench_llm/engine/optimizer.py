@@ -25,9 +25,9 @@ from optbench_llm.engine.loading import asks_for_state, check_origin, group_in_n
 from optbench_llm.engine.phases import arithmetic_dtype
 from optbench_llm.engine.pieces import EagerPhases
 from optbench_llm.engine.repeat import Repeat
-from optbench_llm.engine.resharding import TRAIN_POINT, Layout, joined
+from optbench_llm.engine.resharding import TRAIN_POINT, Layout, as_dtensors, joined
 from optbench_llm.engine.restored import warn_of_other_settings
-from optbench_llm.engine.sharding import Owned, Place, Spread, local
+from optbench_llm.engine.sharding import Owned, Place, Spread, has_parts, local
 from optbench_llm.engine.state import stored_slots
 from optbench_llm.engine.stepping import Runner, take_step
 from optbench_llm.engine.storage import check_storage
@@ -220,11 +220,27 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def _make_state(self) -> None:
         """Begin the state of what has a gradient, for a checkpoint to be loaded into."""
-        here, _, _ = self._divided(_has_gradient)
-        self._maker(advance=False).prepare(here)
+        here, _, owned = self._divided(_has_gradient)
+        for held in chain([here], self._in_turns(owned)):
+            self._maker(advance=False).prepare(held)
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None and p.numel():
+                    own = local(p.detach())
+                    kept = self.rule_for(group).kept_by_program
+                    begun = {n: torch.zeros_like(own, dtype=arithmetic_dtype(own)) for n in kept}
+                    self.state[p] |= {"step": 0, **begun}
+        self._name_slots_of_others()
         if self.rule.observe is not None:
             for group in self.param_groups:
                 group.setdefault("observations", 0)
+
+    def _name_slots_of_others(self) -> None:
+        """Give every process the same names in the state of a parameter."""
+        for p, layout in zip(self._every_param(), self._layouts(), strict=True):
+            if self.state.get(p):
+                for name, nothing in layout.names_without_tensors().items():
+                    self.state[p].setdefault(name, nothing)
 
     def _step_again(self) -> bool:
         """Step as the last time, unless something is not as it was then."""
@@ -254,7 +270,10 @@ class RuleOptimizer(torch.optim.Optimizer):
         self._take(works, spread)
         for held in self._in_turns(owned):
             self._take(self._maker().works(held))
+        begun = any("step" not in self.state[entry.p] for entry in (*spread, *owned))
         self._count_step()
+        if begun:
+            self._name_slots_of_others()
 
     def _count_groups(self) -> None:
         for group in self.param_groups:
@@ -307,7 +326,9 @@ class RuleOptimizer(torch.optim.Optimizer):
             return
         here, spread, owned = self._divided(self._has_evaluation_point)
         self._training = not (here or spread or owned)
-        for p in (*(self._param(held.place) for held in here), *(entry.p for entry in owned)):
+        # Of a sharded parameter also where this process has nothing of it.
+        places = dict.fromkeys(entry.place for entry in (*here, *spread, *owned))
+        for p in map(self._param, places):
             self.state[p][TRAIN_POINT] = local(p.detach()).clone()
         for held in chain([here], self._in_turns(owned, gradients=False)):
             for entry in held:
@@ -331,17 +352,14 @@ class RuleOptimizer(torch.optim.Optimizer):
         return self.param_groups[place[0]]["params"][place[1]]
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch has it.
+        """As torch has it: where parameters are sharded (FSDP2), of DTensors, each with a part here.
 
-        Warns, once, where weights saved beside it are not those to be evaluated. Raises
-        RuntimeError where parameters are sharded: one process knows a part of the state.
+        So torch.distributed.checkpoint takes it, and ``load_state_dict`` again on any number of
+        processes. All processes must call it there: matrices that one of them steps whole and
+        8-bit codes are sent to where their parts lie, others stay where they are, not copied.
+
+        Warns, once, where weights saved beside it are not those to be evaluated.
         """
-        if self.state and any(layout.sharding for layout in self._layouts()):
-            raise RuntimeError(
-                f"optimizer {self.spec!r}: parameters are sharded (FSDP2), and this process has a"
-                " part of their state; let all processes call optimizer.whole_state_dict(), as"
-                " OptBenchTrainer does for its checkpoints"
-            )
         if self._training and not self._told_of_train_point and self._moves_to_evaluate():
             self._told_of_train_point = True
             warnings.warn(
@@ -349,7 +367,11 @@ class RuleOptimizer(torch.optim.Optimizer):
                 " weights that are saved beside this state are at the first; call optimizer.eval()"
                 " before saving and train() after it, as OptBenchTrainer and attach do"
             )
-        return super().state_dict()
+        state = super().state_dict()
+        if not has_parts(self):
+            return state
+        self._name_slots_of_others()
+        return {**state, "state": as_dtensors(self._layouts(), state["state"])}
 
     def _moves_to_evaluate(self) -> bool:
         return any(
@@ -363,17 +385,18 @@ class RuleOptimizer(torch.optim.Optimizer):
 
         All processes must call it. ``load_state_dict`` takes it on any number of processes.
         """
+        self._name_slots_of_others()
         state = super().state_dict()
-        layouts = dict(enumerate(self._layouts()))
-        whole = joined(layouts, state["state"])
+        whole = joined(self._layouts(), state["state"])
         return None if whole is None else {**state, "state": whole}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore a state bit for bit; torch's own method casts state to the parameter's dtype.
 
         Hooks may change the checkpoint before anything is checked. Of sharded parameters each
-        process keeps what it steps. Nothing has changed after an error. Hyperparameters are those
-        of the state from then on, with a warning where others were given.
+        process keeps what it steps; all processes must call it where the state has DTensors. State
+        goes to the device of its parameter. Nothing has changed after an error. Hyperparameters are
+        those of the state from then on, with a warning where others were given.
 
         Raises ValueError for the state of another optimizer, storage or model, or of other groups.
         """
