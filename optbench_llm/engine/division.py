@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from optbench_llm.engine.bindings import Bindings
-from optbench_llm.engine.phases import arithmetic_dtype
 from optbench_llm.engine.planned import planned_slots
 from optbench_llm.engine.resharding import TRAIN_POINT, Layout
 from optbench_llm.engine.scalars import settings_of, settings_of_unit
@@ -28,7 +27,7 @@ from optbench_llm.engine.sharding import (
     turns,
 )
 from optbench_llm.engine.state import slots_of
-from optbench_llm.engine.storage import Plain, Storage
+from optbench_llm.engine.storage import Storage
 from optbench_llm.engine.units import units_of
 from optbench_llm.engine.works import Held
 from optbench_llm.rules.rule import Rule, Scope
@@ -40,8 +39,14 @@ States = MutableMapping[Tensor, dict[str, Any]]
 class Division:
     """Divides the parameters of one optimizer over processes; an owner stays the owner."""
 
-    def __init__(self, spec: str, rule_for: Callable[[dict[str, Any]], type[Rule]]) -> None:
+    def __init__(
+        self,
+        spec: str,
+        rule_for: Callable[[dict[str, Any]], type[Rule]],
+        kept_by_program: Sequence[str],
+    ) -> None:
         self._spec, self._rule_for = spec, rule_for
+        self._kept_in_parts = (TRAIN_POINT, *kept_by_program)
         self._owners = Owners()
         self._known: dict[Place, tuple[Tensor, Sharding | None, bool]] = {}
 
@@ -133,9 +138,9 @@ class Division:
                     elements = 0
                 storages = _storages_by_slot(p, rule, group, elements, bindings)
                 plans = bindings.plans(rule, held, group, elements) if p.numel() else ()
-                kept, device = (TRAIN_POINT, *rule.kept_by_program), local(p.detach()).device
+                slots, device = planned_slots(plans), local(p.detach()).device
                 layouts.append(
-                    Layout(sharding, None, storages, planned_slots(plans), kept, device)
+                    Layout(sharding, None, storages, slots, self._kept_in_parts, device)
                 )
         owned = self._owners.assign([entry[1:] for entry in whole])
         for (number, *_), entry in zip(whole, owned, strict=True):
@@ -153,8 +158,7 @@ def _storages_by_slot(
     h = settings_of_unit(settings_of(group), units[0])
     slots = slots_of(rule, p, h)
     phases = bindings.phases(rule, p, slots, h, elements)
-    plain = Plain(arithmetic_dtype(p))
-    return dict.fromkeys(rule.kept_by_program, plain) | {
+    return {
         slot.name: storage
         for slot, storage in zip(slots, phases.storages, strict=True)
         if slot.shape == "full"

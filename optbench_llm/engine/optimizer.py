@@ -25,7 +25,7 @@ from optbench_llm.engine.loading import asks_for_state, check_origin, group_in_n
 from optbench_llm.engine.phases import arithmetic_dtype
 from optbench_llm.engine.pieces import EagerPhases
 from optbench_llm.engine.repeat import Repeat
-from optbench_llm.engine.resharding import TRAIN_POINT, Layout, as_dtensors, joined
+from optbench_llm.engine.resharding import TRAIN_POINT, Layout, as_dtensors, contiguous, joined
 from optbench_llm.engine.restored import warn_of_other_settings
 from optbench_llm.engine.sharding import Owned, Place, Spread, has_parts, local
 from optbench_llm.engine.state import stored_slots
@@ -93,7 +93,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         self._engine: tuple[str, str] | None = None
         self._compiled = CompiledPhases()
         self._forget_memory()
-        self._division = Division(self.spec, self.rule_for)
+        self._division = Division(self.spec, self.rule_for, self.rule.kept_by_program)
 
     def _forget_memory(self) -> None:
         """Begin what is known of the parameters' and the state's memory."""
@@ -227,9 +227,9 @@ class RuleOptimizer(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.grad is not None and p.numel():
                     own = local(p.detach())
-                    kept = self.rule_for(group).kept_by_program
-                    begun = {n: torch.zeros_like(own, dtype=arithmetic_dtype(own)) for n in kept}
-                    self.state[p] |= {"step": 0, **begun}
+                    self.state[p]["step"] = 0
+                    for name in self.rule.kept_by_program:
+                        self.state[p][name] = torch.zeros_like(own, dtype=arithmetic_dtype(own))
         self._name_slots_of_others()
         if self.rule.observe is not None:
             for group in self.param_groups:
@@ -369,7 +369,8 @@ class RuleOptimizer(torch.optim.Optimizer):
             )
         state = super().state_dict()
         if not has_parts(self):
-            return state
+            states = {key: contiguous(own) for key, own in state["state"].items()}
+            return {**state, "state": states}
         self._name_slots_of_others()
         return {**state, "state": as_dtensors(self._layouts(), state["state"])}
 

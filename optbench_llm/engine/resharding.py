@@ -149,12 +149,25 @@ def _one_by_one(
         if i not in states:
             continue
         if layout.sharding is None:
-            yield i, states[i]
+            yield i, contiguous(states[i])
         elif layout.owner is None:
             yield i, _of_parts(states[i], layout, layout.sharding)
         else:
             yield i, _of_owner(states[i], layout, layout.sharding, announced[i])
     yield from ((key, value) for key, value in states.items() if key not in range(len(layouts)))
+
+
+def contiguous(state: Any) -> Any:
+    """The state of a parameter, tensors in the order of their dimensions; others are copied.
+
+    ``StateDictOptions(broadcast_from_rank0=True)`` sends their memory as it lies, and processes
+    that expect it in that order mix up their elements.
+    """
+    if not isinstance(state, dict):
+        return state
+    return {
+        key: value.contiguous() if type(value) is Tensor else value for key, value in state.items()
+    }
 
 
 def _announced(
@@ -186,9 +199,12 @@ def _of_parts(state: State, layout: Layout, sharding: Sharding) -> State:
     """The state of a parameter of which each process steps its part."""
     ranks = range(len(sharding.sizes))
     found: State = {}
+    part = sharding.shape_of(sharding.rank)
     for key, value in sorted(state.items()):
         slot = layout.slot_of(key)
-        if layout.lies_as_parameter(key):
+        # What no slot of today knows was one under other hyperparameters, or is a hook's.
+        unknown = slot is None and _is_array(value) and tuple(value.shape) == part
+        if layout.lies_as_parameter(key) or unknown:
             found[key] = _dtensor(value, sharding.shape, sharding, sharding.dim)
         elif slot is not None:
             counts = [sharding.count_of(rank) for rank in ranks]
@@ -328,11 +344,12 @@ def _cut(key: str, value: Any, layout: Layout, sharding: Sharding) -> Any:
     """What this process keeps of one value of the state: nothing but a name where others have it."""
     if not _is_array(value):
         return value
-    if layout.lies_as_parameter(key):
+    unknown = layout.owner is None and layout.slot_of(key) is None
+    if layout.lies_as_parameter(key) or (unknown and value.shape == sharding.shape):
         return sharding.part(value)
     if layout.elsewhere:
         return value.new_empty(0)
-    if layout.owner is not None or layout.slot_of(key) is None:
+    if layout.owner is not None or unknown:
         return value
     start, count = sharding.origin, sharding.count_of(sharding.rank)
     if layout.slot_of(key) == key:
