@@ -60,10 +60,11 @@ def begin(folder: Path, spec: str, engine: str, width: int) -> None:
     for way in ON_DISK:
         dcp.save(parts(model, optimizer, way), checkpoint_id=folder / way)
     whole = get_optimizer_state_dict(model, optimizer, options=TO_FIRST)
+    if rank() == 0:
+        torch.save(whole, folder / "whole.pt")
     take_steps(model, optimizer, range(HALF, STEPS))
     found = outcome(model, optimizer)
     if rank() == 0:
-        torch.save(whole, folder / "whole.pt")
         torch.save(found, folder / "undisturbed.pt")
 
 

@@ -158,16 +158,15 @@ def _one_by_one(
 
 
 def contiguous(state: Any) -> Any:
-    """The state of a parameter, tensors in the order of their dimensions; others are copied.
+    """The state of a parameter, with copies of tensors that lie in another order than their sizes.
 
-    ``StateDictOptions(broadcast_from_rank0=True)`` sends their memory as it lies, and processes
-    that expect it in that order mix up their elements.
+    ``StateDictOptions(broadcast_from_rank0=True)`` sends memory as it lies, and the processes that
+    get it would mix up their elements.
     """
     if not isinstance(state, dict):
         return state
-    return {
-        key: value.contiguous() if type(value) is Tensor else value for key, value in state.items()
-    }
+    turned = {k: v for k, v in state.items() if type(v) is Tensor and not v.is_contiguous()}
+    return state | {k: v.contiguous() for k, v in turned.items()} if turned else state
 
 
 def _announced(
