@@ -18,6 +18,7 @@ from optbench_llm.engine.bundles import Bundles
 from optbench_llm.engine.checks import check_gradients, check_ready, check_role, check_shapes
 from optbench_llm.engine.compiled import CompiledPhases
 from optbench_llm.engine.compiler import check_engine, choose_engine
+from optbench_llm.engine.devices import check_devices
 from optbench_llm.engine.division import Division
 from optbench_llm.engine.finite import check_finite
 from optbench_llm.engine.groups import completed
@@ -28,7 +29,7 @@ from optbench_llm.engine.repeat import Repeat
 from optbench_llm.engine.resharding import TRAIN_POINT, Layout, as_dtensors, contiguous, joined
 from optbench_llm.engine.restored import warn_of_other_settings
 from optbench_llm.engine.sharding import Owned, Place, Spread, has_parts, local
-from optbench_llm.engine.state import stored_slots
+from optbench_llm.engine.state import check_slots, stored_slots
 from optbench_llm.engine.stepping import Runner, take_step
 from optbench_llm.engine.storage import check_storage
 from optbench_llm.engine.works import Held, WorkMaker
@@ -89,7 +90,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _start_afresh(self) -> None:
         """Begin what a copy does not take along."""
         self._gradients_made = False
-        self._told_of_train_point = False
+        self._told_of_train_point = self._told_of_no_gradients = False
         self._engine: tuple[str, str] | None = None
         self._compiled = CompiledPhases()
         self._forget_memory()
@@ -257,8 +258,10 @@ class RuleOptimizer(torch.optim.Optimizer):
         return True
 
     def _step_anew(self) -> None:
+        check_devices(self.spec, self.param_groups)
         check_gradients(self.spec, self.param_groups)
         here, spread, owned = self._divided(_has_gradient)
+        self._tell_of_no_gradients(here or spread or owned)
         maker = self._maker()
         works = maker.works(here)
         alone = not owned and all(held.p is self._param(held.place) for held in here)
@@ -274,6 +277,18 @@ class RuleOptimizer(torch.optim.Optimizer):
         self._count_step()
         if begun:
             self._name_slots_of_others()
+
+    def _tell_of_no_gradients(self, found: Sequence[Any]) -> None:
+        """Warn, once, of a step that changes nothing: the model may train other tensors."""
+        if found or self._told_of_no_gradients:
+            return
+        self._told_of_no_gradients = True
+        warnings.warn(
+            f"optimizer {self.spec!r}: no parameter has a gradient, so that this step changes"
+            " nothing; make the optimizer of the parameters that the model has now, after it was"
+            " moved, wrapped or sharded (weights that accelerate offloads cannot be trained)",
+            stacklevel=4,
+        )
 
     def _count_groups(self) -> None:
         for group in self.param_groups:
@@ -302,6 +317,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         """
         if self.rule.observe is None:
             raise RuntimeError(f"optimizer {self.spec!r} takes in no second gradient")
+        check_devices(self.spec, self.param_groups)
         check_gradients(self.spec, self.param_groups)
         here, _, owned = self._divided(_has_gradient)
         for held in chain([here], self._in_turns(owned)):
@@ -344,6 +360,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         assert rule.evaluation_point is not None
         plans = self._bindings.plans(rule, held.p, group, held.elements)
         for unit, view, h, slots, phases in plans:
+            check_slots(self.spec, held.state, view, slots, phases, unit.suffix)
             exact = view.to(arithmetic_dtype(held.p))
             loaded = phases.load(exact, stored_slots(held.state, slots, phases, unit.suffix))
             view.copy_(rule.evaluation_point(exact, loaded, h))

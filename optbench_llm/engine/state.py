@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optbench_llm.engine.devices import check_state_is_here
 from optbench_llm.engine.limits import bounded
 from optbench_llm.engine.phases import Phases, Stored, arithmetic_dtype
 from optbench_llm.engine.rounding import COMPENSATION
@@ -45,13 +46,17 @@ def check_slots(
     phases: Phases,
     suffix: str,
 ) -> None:
-    """Raise ValueError for a slot of another shape: code for any length would go beyond it."""
+    """Raise ValueError for a slot of another shape: code for any length would go beyond it.
+
+    And for one on another device than the parameter.
+    """
     for slot, storage in zip(slots, phases.storages, strict=True):
         if slot.name + suffix not in state:
             continue
         expected = storage.zeros(torch.empty(slot.shape_for(tuple(view.shape)), device="meta"))
         for part, like in zip(storage.suffixes, expected, strict=True):
             name = slot.name + part + suffix
+            check_state_is_here(spec, name, state[name], view)
             if state[name].shape != like.shape:
                 raise ValueError(
                     f"optimizer {spec!r}: slot {name!r} of a parameter of shape"
