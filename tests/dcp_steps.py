@@ -103,7 +103,7 @@ def go_on(folder: Path, spec: str, engine: str, width: int) -> dict[str, Any]:
             name = f"{begun.name}, {way}"
             try:
                 found[name] = away(resumed(begun, spec, engine, width, way), expected)
-            except CheckpointException as error:
+            except (CheckpointException, RuntimeError) as error:
                 found[name] = str(error)
     return found
 

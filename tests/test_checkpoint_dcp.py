@@ -18,8 +18,8 @@ pytestmark = pytest.mark.slow
 
 #: Scopes, carried numbers, 8 bits, another point of evaluation, what programs keep. Those that
 #: measure nothing step alike on any number of processes.
-SPECS = ["adamw", "lamb", "prodigy", "muon", "nadam", "adamw@int8", "muon@int8", "lion@bf16",
-         "adamw-schedulefree", "sophia", "svrg+muon"]  # fmt: skip
+SPECS = ["adamw", "lamb", "prodigy", "muon", "nadam", "adamw@int8", "adamw-schedulefree",
+         "svrg+muon"]  # fmt: skip
 #: 0 stands for this process, without a group of processes.
 COUNTS = (0, 1, 2, 3)
 #: Sums over parts are added in another order.
@@ -82,7 +82,10 @@ def test_another_number_of_processes_goes_on(aligned: Path, spec: str, count: in
 
 @pytest.mark.parametrize("count", [0, 2])
 def test_parts_that_end_within_blocks_go_on_or_say_why_not(unaligned: Path, count: int) -> None:
-    """Files hold 32 bits where parts were cut so: DCP refuses them for 8, the whole is converted."""
+    """Files hold 32 bits where parts were cut so, and torch refuses them for 8, and the reverse.
+
+    A whole state is converted where it comes to us whole.
+    """
     for found in outcomes(unaligned, UNALIGNED, count):
         assert all(found[f"{count}, {way}"][0] for way in WAYS)
         begun = 2 - count
@@ -90,4 +93,7 @@ def test_parts_that_end_within_blocks_go_on_or_say_why_not(unaligned: Path, coun
             said = found[f"{begun}, {way}"]
             assert "exp_avg" in said
             assert "Missing key" in said or "Size mismatch" in said
-        assert 0 < found[f"{begun}, whole"][1] < 0.1
+        if count:
+            assert "must match the size" in found[f"{begun}, whole"]
+        else:
+            assert 0 < found[f"{begun}, whole"][1] < 0.1
