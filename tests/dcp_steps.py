@@ -1,4 +1,4 @@
-"""Saves and resumes rows of the catalog through torch.distributed.checkpoint, as torchtitan does."""
+"""Saves and resumes rows of the catalog by torch.distributed.checkpoint, as torchtitan does."""
 
 from __future__ import annotations
 

@@ -174,7 +174,8 @@ def test_parameters_on_two_devices_are_stepped_each_on_its_own(name, monkeypatch
     optimizer = three_steps(name, [*beside, *elsewhere])
     assert all(map(torch.equal, beside, alone))
     for p in (*beside, *elsewhere):
-        assert {v.device for v in optimizer.state[p].values() if isinstance(v, Tensor)} <= {p.device}
+        tensors = [v for v in optimizer.state[p].values() if isinstance(v, Tensor)]
+        assert all(tensor.device == p.device for tensor in tensors)
 
 
 @pytest.mark.parametrize("spec", ["adamw", "adamw-bf16", "adamw@int8", "lamb@bf16", "muon"])
@@ -203,7 +204,7 @@ def test_a_parameter_that_left_its_state_behind_is_told_of():
     here = {k: torch.zeros_like(v, device="cpu") for k, v in optimizer.state[p].items()
             if isinstance(v, Tensor)}  # fmt: skip
     optimizer.state[p] |= here
-    said = r"slot '\w+' of a parameter of shape \(8, 4\) is on 'cpu', the parameter on 'meta'.*load_state"
+    said = r"slot '\w+' of a parameter of shape \(8, 4\) is on 'cpu', .* on 'meta'.*load_state_dict"
     for call in (optimizer.step, optimizer.eval):
         with pytest.raises(ValueError, match=said):
             call()
@@ -217,7 +218,7 @@ def test_a_gradient_on_another_device_is_refused():
     """Torch lets a parameter move away from its gradient; here stand-ins have their devices."""
     g = SimpleNamespace(device=torch.device("cuda:1"))
     p = SimpleNamespace(grad=g, device=torch.device("cuda:0"), shape=(3, 4), is_meta=False)
-    with pytest.raises(ValueError, match=r"'x'.*\(3, 4\) is on 'cuda:1', the parameter on 'cuda:0'"):
+    with pytest.raises(ValueError, match=r"'x'.*\(3, 4\) is on 'cuda:1', .* 'cuda:0'"):
         check_devices("x", [{"params": [p]}])
     g.device = p.device
     check_devices("x", [{"params": [p]}])
@@ -239,7 +240,7 @@ def test_weights_that_accelerate_offloads_are_refused(way: str, tmp_path: Path) 
     optimizer = ob.create_optimizer(model, "adamw")
     model(torch.ones(2, 4)).sum().backward()
     before = [p.detach().clone() for p in model.parameters() if not p.is_meta]
-    with pytest.raises(ValueError, match="on the 'meta' device.*cpu_offload.*CPUOffloadPolicy"):
+    with pytest.raises(ValueError, match=r"on the 'meta' device.*cpu_offload.*CPUOffloadPolicy"):
         optimizer.step()
     assert all(map(torch.equal, (p for p in model.parameters() if not p.is_meta), before))
 

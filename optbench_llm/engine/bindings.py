@@ -135,13 +135,12 @@ class Bindings:
             yield Plan(unit, view, h, slots, self.phases(rule, view, slots, h, own))
 
     def planned_bytes(self, rule: type[Rule], p: Tensor, group: dict[str, Any]) -> int:
-        """Bytes of all that a parameter's state will hold."""
-        slots = sum(
+        """Bytes of all slots that a parameter will have."""
+        return sum(
             bytes_of(storage, slot.shape_for(tuple(plan.view.shape)))
             for plan in self.plans(rule, p, group, p.numel())
             for slot, storage in zip(plan.slots, plan.phases.storages, strict=True)
         )
-        return slots + 4 * p.numel() * len(rule.kept_by_program)
 
     def phases(
         self, rule: type[Rule], view: Tensor, slots: tuple[Slot, ...], h: Any, elements: int

@@ -139,9 +139,7 @@ class Division:
                 storages = _storages_by_slot(p, rule, group, elements, bindings)
                 plans = bindings.plans(rule, held, group, elements) if p.numel() else ()
                 slots, device = planned_slots(plans), local(p.detach()).device
-                layouts.append(
-                    Layout(sharding, None, storages, slots, self._kept_in_parts, device)
-                )
+                layouts.append(Layout(sharding, None, storages, slots, self._kept_in_parts, device))
         owned = self._owners.assign([entry[1:] for entry in whole])
         for (number, *_), entry in zip(whole, owned, strict=True):
             layouts[number] = replace(layouts[number], owner=entry.owner)

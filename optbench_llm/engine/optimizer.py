@@ -20,13 +20,14 @@ from optbench_llm.engine.compiled import CompiledPhases
 from optbench_llm.engine.compiler import check_engine, choose_engine
 from optbench_llm.engine.devices import check_devices
 from optbench_llm.engine.division import Division
+from optbench_llm.engine.dtensors import as_dtensors, contiguous, joined
 from optbench_llm.engine.finite import check_finite
 from optbench_llm.engine.groups import completed
 from optbench_llm.engine.loading import asks_for_state, check_origin, group_in_numbers, own_state
 from optbench_llm.engine.phases import arithmetic_dtype
 from optbench_llm.engine.pieces import EagerPhases
 from optbench_llm.engine.repeat import Repeat
-from optbench_llm.engine.resharding import TRAIN_POINT, Layout, as_dtensors, contiguous, joined
+from optbench_llm.engine.resharding import TRAIN_POINT, Layout
 from optbench_llm.engine.restored import warn_of_other_settings
 from optbench_llm.engine.sharding import Owned, Place, Spread, has_parts, local
 from optbench_llm.engine.state import check_slots, stored_slots
@@ -192,8 +193,9 @@ class RuleOptimizer(torch.optim.Optimizer):
 
         Nothing is allocated: parameters may be on the meta device.
         """
+        kept = 4 * len(self.rule.kept_by_program)
         return sum(
-            self._bindings.planned_bytes(self.rule_for(group), p, group)
+            self._bindings.planned_bytes(self.rule_for(group), p, group) + kept * p.numel()
             for group in self.param_groups
             for p in group["params"]
             if p.numel()
@@ -369,7 +371,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         return self.param_groups[place[0]]["params"][place[1]]
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch has it: where parameters are sharded (FSDP2), of DTensors, each with a part here.
+        """As torch has it: of DTensors where parameters are sharded (FSDP2).
 
         So torch.distributed.checkpoint takes it, and ``load_state_dict`` again on any number of
         processes. All processes must call it there: matrices that one of them steps whole and

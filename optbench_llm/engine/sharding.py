@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 
 from optbench_llm.engine.bound import sees_flat_pieces
 from optbench_llm.engine.storage import BLOCK
@@ -62,6 +62,12 @@ class Sharding:
         count = dist.get_world_size(self.group)
         step = -(-length // count)
         return [max(0, min(step, length - rank * step)) for rank in range(count)]
+
+    def placements(self, dim: int) -> list[Placement]:
+        """Those of a DTensor of this mesh that is cut along ``dim``."""
+        kinds: list[Placement] = [Replicate()] * self.mesh.ndim
+        kinds[self.mesh_dim] = Shard(dim)
+        return kinds
 
     def shape_of(self, rank: int) -> tuple[int, ...]:
         """Shape of a process's part."""
