@@ -149,6 +149,20 @@ def act(what: str, folder: Path, specs: list[str], engine: str, width: int = WID
         torch.save(found, folder / f"{spec}, {what}, {rank()} of {size()}.pt")
 
 
+def warm_up(folder: Path) -> None:
+    """A first step at lr 0, with gradients that only the first process sees."""
+    dist.init_process_group("gloo")
+    _, optimizer = start("muon", "eager", width=32)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+        for p in group["params"]:
+            p.grad = torch.full_like(p, float(rank() == 0))
+    optimizer.step()
+    steps = {state["step"] for state in optimizer.state.values()}
+    torch.save(steps, folder / f"warm-up, {rank()}.pt")
+    dist.destroy_process_group()
+
+
 def main(what: str, folder: Path, specs: list[str], engine: str, width: int = WIDTH) -> None:
     """The same in one of several processes."""
     torch.set_num_threads(1)

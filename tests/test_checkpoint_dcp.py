@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from dcp_steps import WAYS, act, main
+from dcp_steps import WAYS, act, main, warm_up
 from sharded_steps import UNALIGNED_WIDTH
 from two_processes import on_processes
 
@@ -97,3 +97,10 @@ def test_parts_that_end_within_blocks_go_on_or_say_why_not(unaligned: Path, coun
             assert "must match the size" in found[f"{begun}, whole"]
         else:
             assert 0 < found[f"{begun}, whole"][1] < 0.1
+
+
+def test_processes_agree_whether_a_step_at_lr_0_asks_for_state(tmp_path: Path) -> None:
+    """Those whose gradients are zeros step with the others, as when a warm-up begins."""
+    on_processes(2, warm_up, tmp_path)
+    for rank in (0, 1):
+        assert torch.load(tmp_path / f"warm-up, {rank}.pt", weights_only=True) == {1}
