@@ -65,7 +65,7 @@ TABLES = {
 }  # fmt: skip
 
 
-def works_of(spec: str) -> Iterator[Any]:
+def works_of_row(spec: str) -> Iterator[Any]:
     """Works of matrices as they lie and transposed, and of vectors; those that are observed too."""
     name = spec.partition("@")[0]
     shapes = [torch.zeros(96, 64), torch.zeros(64, 96).t(), torch.zeros(64)]
@@ -80,7 +80,7 @@ def works_of(spec: str) -> Iterator[Any]:
 def kernels_of(spec: str) -> dict[tuple[Kind, str], None]:
     """The kernels of a row: kinds of tensors and the stages of each."""
     found: dict[tuple[Kind, str], None] = {}
-    for work in works_of(spec):
+    for work in works_of_row(spec):
         kind = kind_of(work)
         if kind is not None:
             found |= {(kind, stage): None for stage in stages_of(work)}

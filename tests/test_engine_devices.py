@@ -5,16 +5,20 @@ No accelerator is needed: the meta device has no numbers, so that whatever reads
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from accelerate import cpu_offload, dispatch_model
 from marks import slow
 from oracles import CASES
 from oracles.comparison import make_optimizer, shapes_of
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -23,6 +27,7 @@ import optbench_llm as ob
 from optbench_llm.engine import stepping
 from optbench_llm.engine.bound import is_dense
 from optbench_llm.engine.compiler import choose_engine
+from optbench_llm.engine.devices import check_devices
 from optbench_llm.engine.pieces import LAUNCH_ELEMENTS, PIECE_ELEMENTS, piece_elements
 from optbench_llm.rules.rule import Scope
 
@@ -281,3 +286,119 @@ def test_kernels_of_sums_over_the_model_wait_once(name, kernels, monkeypatch):
     assert reads == [len(shapes_of(name))] * 3
     assert mode.sent == mode.count == 2
     assert len(kernels) == (4 if name == "swats" else 3)
+
+
+def three_steps(spec: str, params: list[nn.Parameter]) -> Any:
+    """An optimizer that has taken steps; on the CPU gradients are the same each time."""
+    optimizer: Any = make_optimizer(params, spec, engine="eager", **CASES[spec][0])
+    for step in range(3):
+        generator = torch.Generator().manual_seed(step)
+        for p in params:
+            g = torch.empty_like(p)
+            p.grad = g if p.is_meta else torch.randn(p.shape, generator=generator)
+        if optimizer.rule.observe:
+            optimizer.observe()
+        optimizer.gradients_made()
+        optimizer.step()
+    return optimizer
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_parameters_on_two_devices_are_stepped_each_on_its_own(name, monkeypatch):
+    """As device_map places them: those on one as if alone, but for sums over the model.
+
+    Those of the meta device, that has no numbers, are left out of these.
+    """
+    total = stepping._total
+    monkeypatch.setattr(stepping, "_total", lambda sums: total([s for s in sums if not s.is_meta]))
+    generator = torch.Generator().manual_seed(7)
+    weights = [torch.randn(shape.sizes, generator=generator) for shape in shapes_of(name)]
+    alone = [nn.Parameter(w.clone()) for w in weights]
+    beside = [nn.Parameter(w.clone()) for w in weights]
+    three_steps(name, alone)
+    elsewhere = [nn.Parameter(torch.empty_like(w, device="meta")) for w in weights]
+    optimizer = three_steps(name, [*beside, *elsewhere])
+    assert all(map(torch.equal, beside, alone))
+    for p in (*beside, *elsewhere):
+        tensors = [v for v in optimizer.state[p].values() if isinstance(v, Tensor)]
+        assert all(tensor.device == p.device for tensor in tensors)
+
+
+@pytest.mark.parametrize("spec", ["adamw", "adamw-bf16", "adamw@int8", "lamb@bf16", "muon"])
+def test_loaded_state_goes_to_the_device_of_its_parameter(spec):
+    """In its own dtype, not the parameter's."""
+    model = nn.Sequential(nn.Linear(64, 80, dtype=torch.bfloat16))
+    optimizer: Any = ob.create_optimizer(model, spec, engine="eager")
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    other: Any = ob.create_optimizer(copy.deepcopy(model).to("meta"), spec, engine="eager")
+    other.load_state_dict(optimizer.state_dict())
+    for own, moved in zip(optimizer.state.values(), other.state.values(), strict=True):
+        assert own.keys() == moved.keys()
+        tensors = [(own[k], v) for k, v in moved.items() if isinstance(v, Tensor)]
+        assert tensors
+        assert all(v.is_meta and v.dtype == old.dtype for old, v in tensors)
+
+
+def test_a_parameter_that_left_its_state_behind_is_told_of():
+    """By device; loading the state again takes it along."""
+    p = nn.Parameter(torch.empty(8, 4, device="meta"))
+    optimizer: Any = ob.create_optimizer([p], "adamw-schedulefree")
+    p.grad = torch.empty_like(p)
+    optimizer.step()
+    here = {k: torch.zeros_like(v, device="cpu") for k, v in optimizer.state[p].items()
+            if isinstance(v, Tensor)}  # fmt: skip
+    optimizer.state[p] |= here
+    said = r"slot '\w+' of a parameter of shape \(8, 4\) is on 'cpu', .* on 'meta'.*load_state_dict"
+    for call in (optimizer.step, optimizer.eval):
+        with pytest.raises(ValueError, match=said):
+            call()
+        optimizer.train()
+    optimizer.load_state_dict(optimizer.state_dict())
+    optimizer.step()
+    assert optimizer.state[p]["step"] == 2
+
+
+def test_a_gradient_on_another_device_is_refused():
+    """Torch lets a parameter move away from its gradient; here stand-ins have their devices."""
+    g = SimpleNamespace(device=torch.device("cuda:1"))
+    p = SimpleNamespace(grad=g, device=torch.device("cuda:0"), shape=(3, 4), is_meta=False)
+    with pytest.raises(ValueError, match=r"'x'.*\(3, 4\) is on 'cuda:1', .* 'cuda:0'"):
+        check_devices("x", [{"params": [p]}])
+    g.device = p.device
+    check_devices("x", [{"params": [p]}])
+
+
+def small_model() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 1))
+
+
+@pytest.mark.parametrize("way", ["cpu_offload", "device_map"])
+def test_weights_that_accelerate_offloads_are_refused(way: str, tmp_path: Path) -> None:
+    """Hooks give copies to the forward pass, whose gradients reach nobody."""
+    model: Any = small_model()
+    if way == "cpu_offload":
+        cpu_offload(model, execution_device=torch.device("cpu"))
+    else:
+        places: Any = {"0": "cpu", "1": "cpu", "2": "disk"}
+        dispatch_model(model, places, "cpu", offload_dir=str(tmp_path), force_hooks=True)
+    optimizer = ob.create_optimizer(model, "adamw")
+    model(torch.ones(2, 4)).sum().backward()
+    before = [p.detach().clone() for p in model.parameters() if not p.is_meta]
+    with pytest.raises(ValueError, match=r"on the 'meta' device.*cpu_offload.*CPUOffloadPolicy"):
+        optimizer.step()
+    assert all(map(torch.equal, (p for p in model.parameters() if not p.is_meta), before))
+
+
+def test_a_step_that_changes_nothing_is_told_of_once():
+    """As when accelerate offloads a model whose optimizer is made."""
+    model: Any = small_model()
+    optimizer = ob.create_optimizer(model, "adamw")
+    cpu_offload(model, execution_device=torch.device("cpu"))
+    model(torch.ones(2, 4)).sum().backward()
+    with pytest.warns(UserWarning, match="'adamw': no parameter has a gradient"):
+        optimizer.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer.step()

@@ -1,4 +1,4 @@
-"""Two processes with the environment that torchrun gives its own, started in a moment.
+"""A few processes with the environment that torchrun gives its own, started in a moment.
 
 They are forked from a server that has imported torch and transformers once, which takes longer than
 most of what tests have to say to two processes. Tests of the command line and of processes that end
@@ -35,18 +35,25 @@ _SERVER.set_forkserver_preload(
 def on_two(
     function: Callable[..., Any], *args: Any, timeout_s: float = 400, **environment: str
 ) -> None:
-    """Call ``function(*args)`` in two processes, on the CPU.
+    """Call ``function(*args)`` in two processes, on the CPU; see :func:`on_processes`."""
+    on_processes(PROCESSES, function, *args, timeout_s=timeout_s, **environment)
 
-    Raises AssertionError with what they printed where one fails or both take longer than the limit.
+
+def on_processes(
+    count: int, function: Callable[..., Any], *args: Any, timeout_s: float = 400, **environment: str
+) -> None:
+    """Call ``function(*args)`` in so many processes, on the CPU.
+
+    Raises AssertionError with what they printed where one fails or all take longer than the limit.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": str(PROCESSES), "LOCAL_WORLD_SIZE": str(PROCESSES),
+    shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
               "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
               "ACCELERATE_USE_CPU": "true", **environment}  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        outputs = [Path(folder) / str(rank) for rank in range(PROCESSES)]
+        outputs = [Path(folder) / str(rank) for rank in range(count)]
         processes = [
             _SERVER.Process(
                 target=_enter,
@@ -67,7 +74,7 @@ def on_two(
             process.join()
         said = "".join(path.read_text(errors="replace") for path in outputs if path.exists())
     codes = [process.exitcode for process in processes]
-    assert codes == [0] * PROCESSES, f"exit codes {codes}\n{said[-4000:]}"
+    assert codes == [0] * count, f"exit codes {codes}\n{said[-4000:]}"
 
 
 def _enter(

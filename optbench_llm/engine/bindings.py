@@ -54,7 +54,7 @@ class Bindings:
         bound = known.get(suffix)
         if bound is None or not bound.fits(plan, held.p, held.state):
             view = plan.unit.view(held.p.detach())
-            check_slots(self._spec, held.state, plan)
+            check_slots(self._spec, held.state, view, plan)
             make_missing_slots(held.state, view, g, plan, h)
             bound = BoundUnit(plan, held.p, view, held.state, held.origin)
             known[suffix] = bound

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from optbench_llm.engine.bindings import Held
-from optbench_llm.engine.phases import arithmetic_dtype
 from optbench_llm.engine.plan import GroupPlan, Planner
-from optbench_llm.engine.resharding import Layout
+from optbench_llm.engine.planned import planned_slots
+from optbench_llm.engine.resharding import TRAIN_POINT, Layout
 from optbench_llm.engine.sharding import (
     Owned,
     Owners,
@@ -25,7 +26,7 @@ from optbench_llm.engine.sharding import (
     steps_in_parts,
     turns,
 )
-from optbench_llm.engine.storage import Plain, Storage
+from optbench_llm.engine.storage import Storage
 from optbench_llm.rules.rule import Rule, Scope
 
 Groups = list[dict[str, Any]]
@@ -35,8 +36,9 @@ States = MutableMapping[Tensor, dict[str, Any]]
 class Division:
     """Divides the parameters of one optimizer over processes; an owner stays the owner."""
 
-    def __init__(self, spec: str, planner: Planner) -> None:
+    def __init__(self, spec: str, planner: Planner, kept_by_program: Sequence[str]) -> None:
         self._spec, self._planner = spec, planner
+        self._kept_in_parts = (TRAIN_POINT, *kept_by_program)
         self._owners = Owners()
         self._known: dict[Place, tuple[Tensor, Sharding | None, bool]] = {}
 
@@ -114,13 +116,16 @@ class Division:
             for position, p in enumerate(groups[index]["params"]):
                 place = (index, position)
                 sharding, in_parts = self._cut(place, p, plans)
-                elements = p.numel()
+                elements, held = p.numel(), local(p.detach())
                 if sharding is not None and not in_parts:
                     whole.append((len(layouts), place, p, sharding))
+                    held = torch.empty(p.shape, dtype=p.dtype, device="meta")
                 elif sharding is not None and not sharding.blockwise:
                     elements = 0
                 storages = _storages_by_slot(p, plans, elements)
-                layouts.append(Layout(sharding, None, storages, local(p.detach()).device))
+                slots = planned_slots(plans.plan(held, elements), held)
+                device = local(p.detach()).device
+                layouts.append(Layout(sharding, None, storages, slots, self._kept_in_parts, device))
         owned = self._owners.assign([entry[1:] for entry in whole])
         for (number, *_), entry in zip(whole, owned, strict=True):
             layouts[number] = replace(layouts[number], owner=entry.owner)
@@ -132,8 +137,7 @@ def _storages_by_slot(p: Tensor, plans: GroupPlan, elements: int) -> dict[str, S
     plan = plans.plan(p, elements)
     if len(plan) != 1 or plan[0].unit.turned or plan[0].unit.flattened:
         return {}
-    plain = Plain(arithmetic_dtype(p))
-    return dict.fromkeys(plans.rule.kept_by_program, plain) | {
+    return {
         slot.name: storage
         for slot, storage in zip(plan[0].slots, plan[0].phases.storages, strict=True)
         if slot.shape == "full"

@@ -14,8 +14,8 @@ from optbench_llm.engine.phases import arithmetic_dtype
 from optbench_llm.engine.plan import GroupPlan
 from optbench_llm.engine.resharding import TRAIN_POINT
 from optbench_llm.engine.scalars import settings_of_unit
-from optbench_llm.engine.sharding import Owned, local
-from optbench_llm.engine.state import stored_slots
+from optbench_llm.engine.sharding import Owned, Spread, local
+from optbench_llm.engine.state import check_slots, stored_slots
 from optbench_llm.rules.rule import Rule
 
 
@@ -25,28 +25,32 @@ def has_evaluation_point(rule: type[Rule], state: dict[str, Any]) -> bool:
 
 
 def move_to_evaluation_points(
+    spec: str,
     division: Division,
     here: Sequence[Held],
+    spread: Sequence[Spread],
     owned: Sequence[Owned],
     groups: Groups,
     states: States,
     plans: Sequence[GroupPlan],
 ) -> None:
     """Move parameters to where they are evaluated; where they are trained is put aside."""
-    params = [groups[held.place[0]]["params"][held.place[1]] for held in here]
-    for p in (*params, *(entry.p for entry in owned)):
+    # Of a sharded parameter also where this process has nothing of it.
+    for index, position in dict.fromkeys(entry.place for entry in (*here, *spread, *owned)):
+        p = groups[index]["params"][position]
         states[p][TRAIN_POINT] = local(p.detach()).clone()
     for held in chain([here], division.in_turns(owned, states, gradients=False)):
         for entry in held:
-            _move(entry, plans[entry.place[0]])
+            _move(spec, entry, plans[entry.place[0]])
 
 
-def _move(held: Held, group: GroupPlan) -> None:
+def _move(spec: str, held: Held, group: GroupPlan) -> None:
     """Move what this process holds of a parameter."""
     point = group.rule.evaluation_point
     assert point is not None
     for plan in group.plan(held.p, held.elements):
         view = plan.unit.view(held.p.detach())
+        check_slots(spec, held.state, view, plan)
         exact = view.to(arithmetic_dtype(held.p))
         slots = plan.phases.load(exact, stored_slots(held.state, plan))
         view.copy_(point(exact, slots, settings_of_unit(group.h, plan.unit)))

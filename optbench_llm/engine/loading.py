@@ -15,7 +15,7 @@ from torch import Tensor
 from optbench_llm.engine.resharding import Layout, own_part
 from optbench_llm.engine.restored import check_groups, warn_of_other_settings
 from optbench_llm.engine.scalars import NOT_SETTINGS, settings_of
-from optbench_llm.engine.sharding import is_part, local
+from optbench_llm.engine.sharding import any_process, local
 from optbench_llm.rules.hyperparameters import FILLED_IN_PLACE, plain
 from optbench_llm.rules.rule import Rule
 
@@ -27,14 +27,13 @@ COUNTS = ("step", "observations")
 def asks_for_state(groups: Sequence[Group], states: Mapping[Any, Any]) -> bool:
     """Whether a step is to begin state and no more: there is none, lr is 0, and so are gradients.
 
-    Processes that step parts of parameters see other gradients, and never agree on it.
+    Processes that hold parts of parameters must all ask, and get one answer.
     """
     if any(states.values()) or any(settings_of(group).lr != 0 for group in groups):
         return False
     with_gradients = [p for group in groups for p in group["params"] if p.grad is not None]
-    return bool(with_gradients) and not any(
-        is_part(p) or p.grad.is_sparse or p.grad.count_nonzero() for p in with_gradients
-    )
+    own = any(p.grad.is_sparse or local(p.grad).count_nonzero() for p in with_gradients)
+    return bool(with_gradients) and not any_process(own, with_gradients)
 
 
 def restored(
@@ -86,7 +85,7 @@ def own_state(
     for index, (p, rule), layout in zip(indices, own, layouts, strict=True):
         if index in states:
             state = _in_numbers(states.pop(index), rule)
-            found[p] = own_part(layout, state, local(p.detach()), f"parameter {index}")
+            found[p] = own_part(layout, state, p, f"parameter {index}")
     return {**found, **states}
 
 

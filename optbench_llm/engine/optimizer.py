@@ -12,6 +12,7 @@ from torch import Tensor
 
 from optbench_llm.engine.checks import check_ready, check_role, check_shapes
 from optbench_llm.engine.compiler import Choice, check_engine, choose_engine
+from optbench_llm.engine.dtensors import as_dtensors, contiguous, joined
 from optbench_llm.engine.evaluation import (
     has_evaluation_point,
     move_to_evaluation_points,
@@ -23,7 +24,8 @@ from optbench_llm.engine.groups import completed
 from optbench_llm.engine.loading import asks_for_state, restored
 from optbench_llm.engine.plan import Planner
 from optbench_llm.engine.precision import full_precision
-from optbench_llm.engine.resharding import TRAIN_POINT, Layout, joined
+from optbench_llm.engine.resharding import TRAIN_POINT, Layout
+from optbench_llm.engine.sharding import has_parts
 from optbench_llm.engine.stepper import Stepper
 from optbench_llm.engine.storage import check_storage
 from optbench_llm.rules.hyperparameters import check_hyperparameters
@@ -87,7 +89,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         self._engine: Choice | None = None
         self._executor: Executor | None = None
         self._planner = Planner(self.rule_for, self.storage)
-        self._stepper = Stepper(self.spec, self._planner)
+        self._stepper = Stepper(self.spec, self._planner, self.rule.kept_by_program)
 
     def __getstate__(self) -> dict[str, Any]:
         kept = ("rule", "spec", "storage", "_asked_engine", "expected_steps", "_training")
@@ -180,7 +182,11 @@ class RuleOptimizer(torch.optim.Optimizer):
         Nothing is allocated: parameters may be on the meta device.
         """
         planned = zip(self._planner.groups(self.param_groups), self.param_groups, strict=True)
-        return sum(plans.state_bytes(p) for plans, group in planned for p in group["params"])
+        return sum(
+            plans.state_bytes(p, self.rule.kept_by_program)
+            for plans, group in planned
+            for p in group["params"]
+        )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -241,23 +247,22 @@ class RuleOptimizer(torch.optim.Optimizer):
         here, spread, owned = division.divide(groups, self.state, self._has_evaluation_point)
         self._training = not (here or spread or owned)
         plans = self._planner.groups(groups)
-        move_to_evaluation_points(division, here, owned, groups, self.state, plans)
+        move_to_evaluation_points(
+            self.spec, division, here, spread, owned, groups, self.state, plans
+        )
 
     def _has_evaluation_point(self, rule: type[Rule], p: Tensor) -> bool:
         return has_evaluation_point(rule, self.state.get(p, {}))
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch has it.
+        """As torch has it: of DTensors where parameters are sharded (FSDP2).
 
-        Warns, once, where weights saved beside it are not those to be evaluated. Raises
-        RuntimeError where parameters are sharded: one process knows a part of the state.
+        So torch.distributed.checkpoint takes it, and ``load_state_dict`` again on any number of
+        processes. All processes must call it there: matrices that one of them steps whole and
+        8-bit codes are sent to where their parts lie, others stay where they are, not copied.
+
+        Warns, once, where weights saved beside it are not those to be evaluated.
         """
-        if self.state and any(layout.sharding for layout in self._layouts()):
-            raise RuntimeError(
-                f"optimizer {self.spec!r}: parameters are sharded (FSDP2), and this process has a"
-                " part of their state; let all processes call optimizer.whole_state_dict(), as"
-                " OptBenchTrainer does for its checkpoints"
-            )
         if self._training and not self._told_of_train_point and self._moves_to_evaluate():
             self._told_of_train_point = True
             warnings.warn(
@@ -265,7 +270,12 @@ class RuleOptimizer(torch.optim.Optimizer):
                 " weights that are saved beside this state are at the first; call optimizer.eval()"
                 " before saving and train() after it, as OptBenchTrainer and attach do"
             )
-        return super().state_dict()
+        state = super().state_dict()
+        if not has_parts(self):
+            states = {key: contiguous(own) for key, own in state["state"].items()}
+            return {**state, "state": states}
+        self._stepper.name_slots_of_others(self.param_groups, self.state)
+        return {**state, "state": as_dtensors(self._layouts(), state["state"])}
 
     def _moves_to_evaluate(self) -> bool:
         return any(
@@ -279,17 +289,18 @@ class RuleOptimizer(torch.optim.Optimizer):
 
         All processes must call it. ``load_state_dict`` takes it on any number of processes.
         """
+        self._stepper.name_slots_of_others(self.param_groups, self.state)
         state = super().state_dict()
-        layouts = dict(enumerate(self._layouts()))
-        whole = joined(layouts, state["state"])
+        whole = joined(self._layouts(), state["state"])
         return None if whole is None else {**state, "state": whole}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore a state bit for bit; torch's own method casts state to the parameter's dtype.
 
         Hooks may change the checkpoint before anything is checked. Of sharded parameters each
-        process keeps what it steps. Nothing has changed after an error. Hyperparameters are those
-        of the state from then on, with a warning where others were given.
+        process keeps what it steps; all processes must call it where the state has DTensors. State
+        goes to the device of its parameter. Nothing has changed after an error. Hyperparameters are
+        those of the state from then on, with a warning where others were given.
 
         Raises ValueError for the state of another optimizer, storage or model, or of other groups.
         """

@@ -89,11 +89,10 @@ class GroupPlan:
             known = self._plans[key] = self._made(p, elements)
         return known
 
-    def state_bytes(self, p: Tensor) -> int:
-        """Bytes of all that a whole parameter's state will hold."""
+    def state_bytes(self, p: Tensor, kept_by_program: Sequence[str]) -> int:
+        """Bytes of all that a whole parameter's state will hold, of programs too."""
         slots = sum(view.state_bytes for view in self.plan(p, p.numel()))
-        kept = len(self.rule.kept_by_program)
-        return slots + arithmetic_dtype(p).itemsize * p.numel() * kept
+        return slots + arithmetic_dtype(p).itemsize * p.numel() * len(kept_by_program)
 
     def _made(self, p: Tensor, elements: int) -> Plan:
         if not p.numel():

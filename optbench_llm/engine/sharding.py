@@ -17,7 +17,8 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 
 from optbench_llm.engine.bound import sees_flat_pieces
 from optbench_llm.engine.plan import Plan
@@ -31,11 +32,20 @@ TURN_ELEMENTS = 2**24
 
 @dataclass(frozen=True)
 class Sharding:
-    """How one parameter of this ``shape`` is cut along ``dim`` over the processes of a group."""
+    """How one parameter of this ``shape`` is cut along ``dim`` over the processes of a group.
 
-    group: dist.ProcessGroup
+    The group is that of one dimension of a ``mesh``, ``mesh_dim``.
+    """
+
+    mesh: DeviceMesh
+    mesh_dim: int
     shape: torch.Size
     dim: int
+
+    @cached_property
+    def group(self) -> dist.ProcessGroup:
+        """The processes that hold the parts."""
+        return self.mesh.get_group(self.mesh_dim)
 
     @cached_property
     def rank(self) -> int:
@@ -45,9 +55,19 @@ class Sharding:
     @cached_property
     def sizes(self) -> list[int]:
         """How long the part of each process is along ``dim``; the last ones may have nothing."""
-        length, count = self.shape[self.dim], dist.get_world_size(self.group)
+        return self.cut(self.shape[self.dim])
+
+    def cut(self, length: int) -> list[int]:
+        """How long the part of each process is of a dimension of this length."""
+        count = dist.get_world_size(self.group)
         step = -(-length // count)
         return [max(0, min(step, length - rank * step)) for rank in range(count)]
+
+    def placements(self, dim: int) -> list[Placement]:
+        """Those of a DTensor of this mesh that is cut along ``dim``."""
+        kinds: list[Placement] = [Replicate()] * self.mesh.ndim
+        kinds[self.mesh_dim] = Shard(dim)
+        return kinds
 
     def shape_of(self, rank: int) -> tuple[int, ...]:
         """Shape of a process's part."""
@@ -93,6 +113,18 @@ def is_part(p: Tensor) -> bool:
     return isinstance(p, DTensor)
 
 
+def any_process(found: bool, params: Sequence[Tensor]) -> bool:
+    """Whether it was found on any of the processes over which these parameters lie."""
+    meshes = dict.fromkeys(p.device_mesh for p in params if isinstance(p, DTensor))
+    device = local(params[0]).device if params else None
+    # One after another with what is known by then, so that groups that overlap agree.
+    for group in (group for mesh in meshes for group in mesh.get_all_groups()):
+        answer = torch.tensor(int(found), device=device)
+        dist.all_reduce(answer, dist.ReduceOp.MAX, group=group)
+        found = bool(answer)
+    return found
+
+
 def sharding_of(optimizer: str, p: Tensor) -> Sharding | None:
     """How a parameter is cut; None where this process holds all of it.
 
@@ -111,7 +143,7 @@ def sharding_of(optimizer: str, p: Tensor) -> Sharding | None:
             f" (DDP, FSDP2), this one of shape {tuple(p.shape)} has the placements"
             f" {p.placements}; train without tensor parallelism"
         )
-    return Sharding(mesh.get_group(cut[0]), p.shape, placement.dim % p.ndim)
+    return Sharding(mesh, cut[0], p.shape, placement.dim % p.ndim)
 
 
 def steps_in_parts(rule: type[Rule], plan: Plan, p: Tensor) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from optbench_llm.engine.devices import check_state_is_here
 from optbench_llm.engine.limits import bounded
 from optbench_llm.engine.phases import Stored, arithmetic_dtype
 from optbench_llm.engine.plan import ViewPlan
@@ -20,8 +21,11 @@ def stored_slots(state: dict[str, Any], plan: ViewPlan) -> Stored:
     )
 
 
-def check_slots(spec: str, state: dict[str, Any], plan: ViewPlan) -> None:
-    """Raise ValueError for a slot of another shape: code for any length would go beyond it."""
+def check_slots(spec: str, state: dict[str, Any], view: Tensor, plan: ViewPlan) -> None:
+    """Raise ValueError for a slot of another shape: code for any length would go beyond it.
+
+    And for one on another device than the parameter, of which ``view`` is a view.
+    """
     suffix = plan.unit.suffix
     for slot, storage in zip(plan.slots, plan.phases.storages, strict=True):
         if slot.name + suffix not in state:
@@ -29,6 +33,7 @@ def check_slots(spec: str, state: dict[str, Any], plan: ViewPlan) -> None:
         expected = storage.zeros(torch.empty(slot.shape_for(plan.shape), device="meta"))
         for part, like in zip(storage.suffixes, expected, strict=True):
             name = slot.name + part + suffix
+            check_state_is_here(spec, name, state[name], view)
             if state[name].shape != like.shape:
                 raise ValueError(
                     f"optimizer {spec!r}: slot {name!r} of a parameter of shape"

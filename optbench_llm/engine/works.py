@@ -11,7 +11,6 @@ from torch import Tensor
 from optbench_llm.engine.bindings import Bindings, Held
 from optbench_llm.engine.bound import BoundUnit, Work
 from optbench_llm.engine.noise import NOISE, noise_key
-from optbench_llm.engine.phases import arithmetic_dtype
 from optbench_llm.engine.plan import Planner
 from optbench_llm.engine.scalars import named, settings_of_unit
 from optbench_llm.engine.units import Unit
@@ -55,8 +54,6 @@ class WorkMaker:
             self.carried(index, state)
             for _ in self._bound(entry):
                 pass
-            for name in self.plans[index].rule.kept_by_program:
-                state[name] = torch.zeros_like(entry.p, dtype=arithmetic_dtype(entry.p))
 
     def _works_of(self, held: Held) -> list[Work]:
         index, state = held.place[0], held.state
