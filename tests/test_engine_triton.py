@@ -18,7 +18,6 @@ from oracles.proof import Shape
 from torch import nn
 
 import optbench_llm as ob
-from optbench_llm.engine.storage import Blockwise
 from optbench_llm.engine.tracing import traced
 from optbench_llm.rules.rule import Scope
 
@@ -307,9 +306,7 @@ def test_what_has_no_kernel_is_stepped_eagerly():
         ours, params = stepped(spec, "triton", ((80, 64),), dtype)
         _, expected = stepped(spec, "eager", ((80, 64),), dtype)
         assert torch.equal(params[0], expected[0])
-        storages = [s for plan in ours._executor._plans.values() for bound, _ in plan.kept
-                    for s in bound.phases.storages]  # fmt: skip
-        assert any(isinstance(s, Blockwise) for s in storages) == spec.endswith("int8")
+        assert not ours._executor._plans
 
 
 def test_an_operation_without_a_kernel_is_named():

@@ -122,7 +122,7 @@ def test_parts_of_a_sharded_parameter_are_those_of_the_whole(kind, dim, monkeypa
     monkeypatch.setattr("torch.distributed.get_world_size", lambda group: 3)
     for rank in range(3):
         monkeypatch.setattr("torch.distributed.get_rank", lambda group, rank=rank: rank)
-        cut = Sharding(None, shape, dim)  # pyright: ignore
+        cut = Sharding(None, 0, shape, dim)  # pyright: ignore
         monkeypatch.setattr(random_vectors, "sharding_of", lambda name, p, cut=cut: cut)
         parts.append(drawn(torch.empty(cut.shape_of(rank)), noise(), kind))
     assert torch.equal(torch.cat(parts, dim), whole)
