@@ -119,10 +119,11 @@ def test_parts_of_a_sharded_parameter_are_those_of_the_whole(kind, dim, monkeypa
     """Whichever dimension is cut, and also where the last process has less."""
     shape = torch.Size((7, 10))
     whole, parts = drawn(torch.empty(shape), noise(), kind), []
+    mesh: Any = SimpleNamespace(get_group=lambda dim: None)
     monkeypatch.setattr("torch.distributed.get_world_size", lambda group: 3)
     for rank in range(3):
         monkeypatch.setattr("torch.distributed.get_rank", lambda group, rank=rank: rank)
-        cut = Sharding(None, 0, shape, dim)  # pyright: ignore
+        cut = Sharding(mesh, 0, shape, dim)
         monkeypatch.setattr(random_vectors, "sharding_of", lambda name, p, cut=cut: cut)
         parts.append(drawn(torch.empty(cut.shape_of(rank)), noise(), kind))
     assert torch.equal(torch.cat(parts, dim), whole)

@@ -4,11 +4,11 @@ A rule says how one tensor is stepped, and knows neither memory nor devices. The
 each parameter::
 
     parameter -> views -> slots -> stages -> executor
-                 a matrix,        exp_avg,   measure,   eager (pieces.py): torch's own kernels
-                 part or stack    in fp32,   update,    inductor (compiled.py): code for a CPU
-                 (units.py)       bf16 or    ...        Triton: one kernel for many tensors
-                                  int8       (phases.py)
-                                  (storage.py)
+                 a matrix,        exp_avg,   measure,   eager (pieces.py): torch's own kernels,
+                 part or stack    in fp32,   update,      on a GPU for stacks of matrices (stacks.py)
+                 (units.py)       bf16 or    ...        inductor (compiled.py): code for a CPU
+                                  int8       (phases.py)  Triton (triton/): on a GPU, one kernel for
+                                  (storage.py)              all tensors of a kind
 
 All but the last is the parameter's *plan* (``plan.py``): it follows from shape, dtype, group and
 storage, needs no memory, and is what steps, evaluation, checkpoints, sharding and the ledger of
@@ -25,6 +25,14 @@ One step of AdamW::
     EagerPhases.run         pieces.py         the executor, on chunks; or CompiledPhases.run
     Phases.update           phases.py         slots decoded, the rule in fp32, all written back
     AdamW.update            ../rules/adam.py  the equations
+
+On a GPU the path ends otherwise::
+
+    take_step               stepping.py
+    TritonPhases.prepare    triton/executor.py  batches of works; their numbers go out in one copy
+    TritonPhases.run        triton/executor.py  a stage of each batch
+    Batch.run               triton/batch.py     tables that stay on the device; one launch
+    adamw_update            triton/emitter.py   the kernel: text made of the traced Phases.update
 
 Beside that path: of sharded parameters (FSDP2) ``sharding.py`` moves parts to their owners and
 ``resharding.py`` puts state together; ``loading.py`` reads checkpoints, ``evaluation.py`` moves
