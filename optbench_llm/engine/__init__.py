@@ -5,7 +5,7 @@ each parameter::
 
     parameter -> views -> slots -> stages -> executor
                  a matrix,        exp_avg,   measure,   eager (pieces.py): torch's own kernels,
-                 part or stack    in fp32,   update,      on a GPU for stacks of matrices (stacks.py)
+                 part or stack    in fp32,   update,      on a GPU by stacks (stacks.py)
                  (units.py)       bf16 or    ...        inductor (compiled.py): code for a CPU
                                   int8       (phases.py)  Triton (triton/): on a GPU, one kernel for
                                   (storage.py)              all tensors of a kind
@@ -28,7 +28,7 @@ One step of AdamW::
 
 On a GPU the path ends otherwise::
 
-    take_step               stepping.py
+    take_step               stepping.py         as there
     TritonPhases.prepare    triton/executor.py  batches of works; their numbers go out in one copy
     TritonPhases.run        triton/executor.py  a stage of each batch
     Batch.run               triton/batch.py     tables that stay on the device; one launch

@@ -1,7 +1,7 @@
 """The executor of GPUs: for each stage of a rule one Triton kernel, launched once for all tensors.
 
 A stage is traced as inductor's code is (``tracing.py``), on tensors whose sizes are symbols, and
-``emitter.py`` writes the graph's forty kinds of operations (``operations.py``) as a kernel of one of
+``emitter.py`` writes the graph, of some forty operations (``operations.py``), as a kernel of one of
 three forms (``templates.py``): ranges of elements, blocks of 8-bit codes, rows of channels. Where
 tensors lie and how long they are is in tables on the device (``batch.py``), so that no shape is
 compiled anew; gradients' addresses and the step's numbers go there in one copy a step

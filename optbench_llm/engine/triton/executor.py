@@ -20,8 +20,9 @@ from optbench_llm.engine.triton.operations import Unsupported
 from optbench_llm.engine.triton.templates import NUMBERS, Form
 from optbench_llm.rules.rule import Scope
 
-#: Sets of units that are remembered: those of turns and of parameters whose gradients come and go.
-MOST_PLANS = 32
+#: Sets of units that are remembered, since gradients may come and go; each takes 8 bytes for 1,024
+#: elements on the device.
+MOST_PLANS = 8
 
 
 class Kind(NamedTuple):
