@@ -123,7 +123,9 @@ class Division:
                 elif sharding is not None and not sharding.blockwise:
                     elements = 0
                 storages = _storages_by_slot(p, plans, elements)
-                slots = planned_slots(plans.plan(held, elements), held)
+                # An empty part has the slots of the whole, without elements.
+                plan = plans.plan(held if held.numel() else p, elements)
+                slots = planned_slots(plan, held)
                 device = local(p.detach()).device
                 layouts.append(Layout(sharding, None, storages, slots, self._kept_in_parts, device))
         owned = self._owners.assign([entry[1:] for entry in whole])
