@@ -11,6 +11,7 @@ from oracles import CASES
 from oracles.comparison import make_optimizer, make_parameter, shapes_of, take_step
 
 import optbench_llm as ob
+from optbench_llm.engine import precision
 from optbench_llm.engine.precision import full_precision
 from optbench_llm.rules import matrix_roots, newton_schulz, products
 
@@ -121,6 +122,7 @@ def test_before_torch_2_9_the_older_setting_is_the_one(monkeypatch):
         """A module without the newer setting."""
 
     monkeypatch.setattr(torch.backends.cuda, "matmul", Older())
+    monkeypatch.setattr(precision, "ONE_SETTING", True)
     torch.set_float32_matmul_precision("high")
     with full_precision():
         assert torch.get_float32_matmul_precision() == "highest"

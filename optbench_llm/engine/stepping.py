@@ -28,11 +28,12 @@ def take_step(
     """Step these units; ``spread`` are the parameters whose sums lie over processes."""
     works = [shortened(work) for work in works]
     executor.prepare(works)
-    _run_stages(executor, works, attrgetter("before"))
+    staged = [work for work in works if work.stages != ("update",)]
+    _run_stages(executor, staged, attrgetter("before"))
     sums = _sums(executor, groups, works, spread)
     updating = [i for i, work in enumerate(works) if work.updates]
     executor.run("update", [works[i] for i in updating], [sums[i] for i in updating])
-    _run_stages(executor, works, attrgetter("after"))
+    _run_stages(executor, staged, attrgetter("after"))
     for work in works:
         if work.bundle is not None and work.updates:
             work.bundle.hand_back()
