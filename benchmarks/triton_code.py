@@ -185,7 +185,9 @@ def main() -> None:
     if not options.specs:
         command = "python benchmarks/triton_code.py"
         about = {"command": command, "triton": triton.__version__, **describe_environment()}
-        RESULT.write_text(json.dumps({**about, "bound_s": BOUND_S, "rows": rows}, indent=1) + "\n")
+        head = json.dumps({**about, "bound_s": BOUND_S}, indent=1).removesuffix("\n}")
+        lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
+        RESULT.write_text(f'{head},\n "rows": [\n{lines}\n ]\n}}\n')
 
 
 if __name__ == "__main__":
