@@ -30,6 +30,16 @@ from optbench_llm.leaderboard.optimizer_settings import (
 from optbench_llm.leaderboard.yaml_file import YamlFile, read_yaml
 
 Schedule = Literal["constant", "linear", "cosine"]
+Track = Literal["reference", "declared", "tuned"]
+#: The seeds of a track whose recipe names none.
+DEFAULT_SEEDS: dict[Track, tuple[int, ...]] = {
+    "reference": (42,),
+    "declared": (1, 2, 3, 4, 5),
+    "tuned": (1, 2, 3, 4, 5),
+}
+#: Fewer seeds than these give no interval that is worth its name.
+FEWEST_SEEDS = 5
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -111,6 +121,13 @@ class OptimizerEntry(Section):
         return value
 
 
+class SearchSettings(Section):
+    """How the tuned track finds each row's lr, equally for all rows."""
+
+    trials: int = Field(8, ge=5, description="learning rates tried for every row")
+    seed: Seed = Field(0, description="of every search trial; no row is reported with it")
+
+
 class Limits(Section):
     """What a trial may cost; decides whether there is a result, never which."""
 
@@ -127,19 +144,34 @@ class Recipe(Section):
     data: DataSettings
     training: TrainingSettings
     processes_per_trial: int = Field(1, ge=1, description="each takes its part of batch_size")
+    track: Track | None = Field(
+        None, description="null: reference where lr is one number for all, else declared"
+    )
     lr: Annotated[float | Literal["declared"], BeforeValidator(_learning_rate)] = "declared"
     lr_scale: float = Field(1.0, gt=0, allow_inf_nan=False)
-    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field([42], min_length=1)
-    rank_by: Literal["train_loss", "eval_loss"] = "train_loss"
+    seeds: list[Seed] | None = Field(
+        None, min_length=1, description="null: 42 in track reference, else 1 to 5"
+    )
+    search: SearchSettings = Field(default_factory=lambda: SearchSettings.model_validate({}))
+    baseline: str = Field("adamw", description="what tuned rows are compared with")
+    baseline_budgets: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        [0.5, 2.0], description="of the tuned baseline, in runs: for its equivalent steps"
+    )
+    rank_by: Literal["train_loss", "eval_loss", "test_loss"] = "train_loss"
     optimizers: list[OptimizerEntry] = Field(min_length=1)
     limits: Limits = Field(default_factory=lambda: Limits(trial_timeout_s=None))
 
     @field_validator("seeds")
     @classmethod
-    def _different_seeds(cls, value: list[int]) -> list[int]:
-        if len(set(value)) < len(value):
+    def _different_seeds(cls, value: list[int] | None) -> list[int] | None:
+        if value is not None and len(set(value)) < len(value):
             raise ValueError("expected each seed once")
         return value
+
+    @field_validator("baseline")
+    @classmethod
+    def _known_baseline(cls, value: str) -> str:
+        return canonical_spec(value)
 
     @field_validator("optimizers")
     @classmethod
@@ -160,9 +192,32 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _lr_scale_has_an_effect(self) -> Recipe:
+    def _lr_fits_the_track(self) -> Recipe:
         if self.lr != "declared" and self.lr_scale != 1:
             raise ValueError("lr_scale multiplies declared learning rates: it needs lr: declared")
+        if self.lr == "declared" and self.track == "reference":
+            raise ValueError("track reference compares at one lr for all: give lr, such as 1e-5")
+        if self.lr != "declared" and self.track in ("declared", "tuned"):
+            raise ValueError(
+                f"track {self.track} starts from each optimizer's own lr: it needs lr: declared, "
+                f"not {self.lr:g}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tuned_rows_can_be_judged(self) -> Recipe:
+        if self.track != "tuned":
+            return self
+        if min(self.data.validation_fraction, self.data.test_fraction) == 0:
+            raise ValueError(
+                "track tuned chooses by validation loss and reports test loss: it needs "
+                "data.validation_fraction and data.test_fraction above 0"
+            )
+        if self.search.seed in self.all_seeds:
+            raise ValueError(
+                f"seeds: {self.search.seed} is the seed of the search, and its losses are chosen, "
+                "so too good to be reported; choose another, or another search.seed"
+            )
         return self
 
     @model_validator(mode="after")
@@ -173,9 +228,29 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _ranked_by_what_is_measured(self) -> Recipe:
-        if self.rank_by == "eval_loss" and self.data.validation_fraction == 0:
-            raise ValueError("rank_by: eval_loss needs a data.validation_fraction above 0")
+        for loss, fraction in (
+            ("eval_loss", self.data.validation_fraction),
+            ("test_loss", self.data.test_fraction),
+        ):
+            if self.rank_by == loss and fraction == 0:
+                split = "validation" if loss == "eval_loss" else "test"
+                raise ValueError(f"rank_by: {loss} needs a data.{split}_fraction above 0")
         return self
+
+    @property
+    def its_track(self) -> Track:
+        """How its rows come by their learning rates, also where the recipe does not say."""
+        return self.track or ("declared" if self.lr == "declared" else "reference")
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """The seeds that its rows are reported with."""
+        return DEFAULT_SEEDS[self.its_track] if self.seeds is None else tuple(self.seeds)
+
+    @property
+    def ranked_by(self) -> str:
+        """The loss that orders the table: of tuned rows the one that nothing was chosen by."""
+        return "test_loss" if self.its_track == "tuned" else self.rank_by
 
     @property
     def launch(self) -> dict[str, int]:
@@ -187,12 +262,14 @@ class Recipe(Section):
         return {} if count == 1 else {"processes_per_trial": count}
 
     @property
-    def track(self) -> str:
-        """How the rows came by their learning rates, in words for the table's caption."""
-        if self.lr != "declared":
-            return "one lr for all, untuned"
+    def track_in_words(self) -> str:
+        """How the rows come by their learning rates, for the table's caption."""
         scale = "" if self.lr_scale == 1 else f" x {self.lr_scale:g}"
-        return f"each optimizer's declared lr{scale}, untuned"
+        return {
+            "reference": "one lr for all, untuned",
+            "declared": f"each optimizer's declared lr{scale}, untuned",
+            "tuned": f"lr found in {self.search.trials} trials of each row",
+        }[self.its_track]
 
     def schedule_of(self, entry: OptimizerEntry) -> str:
         """The learning rate schedule of one row: its own, the one its method demands, or all's."""
@@ -230,6 +307,7 @@ class Recipe(Section):
 _SECTIONS: dict[str, type[BaseModel]] = {
     "data": DataSettings,
     "training": TrainingSettings,
+    "search": SearchSettings,
     "optimizers": OptimizerEntry,
     "limits": Limits,
 }

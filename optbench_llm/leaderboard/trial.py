@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
-import optbench_llm
-from optbench_llm.leaderboard.optimizer_settings import check_settings
+from optbench_llm.leaderboard.optimizer_settings import rule_version
 from optbench_llm.leaderboard.recipe import OptimizerEntry, Recipe
+
+#: Fields that say how a trial is run, not what is: its losses differ in the last bits at most.
+_HOW = ("engine", "planned_steps")
 
 
 def canonical_hash(value: Any, length: int) -> str:
@@ -21,76 +24,76 @@ def canonical_hash(value: Any, length: int) -> str:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What all trials of one leaderboard start from, by content: a moved folder stays the same."""
+    """What all trials of one store start from, by content: a moved folder stays the same."""
 
     model_fingerprint: str
     data_fingerprint: str
-    package_version: str = optbench_llm.__version__
 
 
 @dataclass(frozen=True)
 class TrialSpec:
-    """All that decides the result of one training run, and nothing else."""
+    """All that decides the result of one run beside what its whole store shares.
+
+    A store's trials share model, data and training settings; ``schedule`` and ``weight_decay`` may
+    be the optimizer's own, and ``max_steps`` another budget than the recipe's. ``rule_version`` is
+    that of the optimizer's numbers, so that old results are not ranked with new ones.
+
+    ``engine`` and ``planned_steps``, the steps of all trials of the row, for which code may be
+    compiled once, say how it is run; they are no part of what a trial is.
+    """
 
     spec: str
     hyperparameters: dict[str, Any]
     lr: float
     seed: int
-    training: dict[str, Any]
-    inputs: Inputs
+    schedule: str
+    weight_decay: float | None
+    rule_version: str
+    max_steps: int | None = None
+    engine: str = field(default="auto", compare=False)
+    planned_steps: int | None = field(default=None, compare=False)
 
     @property
     def settings(self) -> dict[str, Any]:
         """All that the optimizer is given: its arguments, lr and weight decay."""
-        decay = self.training["weight_decay"]
-        shared = {} if decay is None else {"weight_decay": decay}
+        shared = {} if self.weight_decay is None else {"weight_decay": self.weight_decay}
         return {**self.hyperparameters, **shared, "lr": self.lr}
 
-    @property
+    @cached_property
     def id(self) -> str:
-        """Short hash of every field."""
-        return canonical_hash(self.to_dict(), 12)
+        """Short hash of every field that decides the result."""
+        return canonical_hash(self.identity(), 12)
 
     @property
     def folder(self) -> str:
         """Name of this trial's folder in a store: readable, and unique by its id."""
         return f"{re.sub(r'[^A-Za-z0-9.+@_-]+', '-', self.spec)}-{self.id}"
 
+    def identity(self) -> dict[str, Any]:
+        """The fields that decide the result, as plain values for JSON."""
+        return {key: value for key, value in self.to_dict().items() if key not in _HOW}
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """All fields, as plain values for JSON."""
         return asdict(self)
 
 
-def plan_trials(recipe: Recipe, inputs: Inputs) -> list[TrialSpec]:
-    """The recipe's trials, in its order: every optimizer with the first seed, then the next.
-
-    Raises:
-        ValueError: an optimizer does not take what the recipe sets for it.
-    """
-    trials = [
-        TrialSpec(
-            spec=entry.spec,
-            hyperparameters=dict(entry.args),
-            lr=recipe.lr_of(entry),
-            seed=seed,
-            training=_training(recipe, entry),
-            inputs=inputs,
-        )
-        for seed in recipe.seeds
-        for entry in recipe.optimizers
-    ]
-    for trial in trials[: len(recipe.optimizers)]:
-        try:
-            check_settings(trial.spec, trial.settings)
-        except ValueError as error:
-            raise ValueError(f"recipe {recipe.name}: {error}") from error
-    return trials
-
-
-def _training(recipe: Recipe, entry: OptimizerEntry) -> dict[str, Any]:
-    return {
-        **recipe.training.model_dump(mode="json"),
-        **recipe.launch,
-        "schedule": recipe.schedule_of(entry),
-        "weight_decay": recipe.weight_decay_of(entry),
-    }
+def trial_of(
+    recipe: Recipe,
+    entry: OptimizerEntry,
+    lr: float,
+    seed: int,
+    *,
+    max_steps: int | None = None,
+) -> TrialSpec:
+    """One trial of a row of the recipe, at this lr and seed."""
+    return TrialSpec(
+        spec=entry.spec,
+        hyperparameters=dict(entry.args),
+        lr=lr,
+        seed=seed,
+        schedule=recipe.schedule_of(entry),
+        weight_decay=recipe.weight_decay_of(entry),
+        rule_version=rule_version(entry.spec),
+        max_steps=max_steps,
+    )

@@ -1,0 +1,107 @@
+"""Hands a board's trials out to workers, as the results so far call for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from optbench_llm.leaderboard.plan import Plan, RowTrials
+from optbench_llm.leaderboard.recipe import OptimizerEntry
+from optbench_llm.leaderboard.result import TrialResult
+from optbench_llm.leaderboard.trial import TrialSpec
+
+
+class Agenda:
+    """The trials of a plan that are still to run, in the order of its rows.
+
+    A search's later trials follow from the results of its earlier ones, so the list grows while it
+    is worked off; what it grows to does not depend on who finishes what first. A row stays with the
+    worker that has its code; a worker without a row takes the first that nobody works at.
+
+    ``results`` are those of the store, by trial id. What failed there without being final is run
+    once more; what fails now is not.
+    """
+
+    def __init__(self, plan: Plan, results: dict[str, TrialResult]) -> None:
+        self._plan = plan
+        self._results = results
+        self._again = {id for id, result in results.items() if not result.final}
+        self._running: dict[str, int] = {}
+        self._at: dict[int, int] = {}
+        entries = [(entry, False) for entry in plan.recipe.optimizers]
+        a_a = plan.a_a_row()
+        if a_a is not None:
+            baseline = plan.baseline_row()
+            after = 1 + next(i for i, (entry, _) in enumerate(entries) if entry == baseline)
+            entries.insert(after, (a_a, True))
+        self._entries: list[tuple[OptimizerEntry, bool]] = entries
+        self._rows = [self._row(number) for number in range(len(entries))]
+
+    @property
+    def rows(self) -> list[RowTrials]:
+        """Every row's trials, as far as they are known."""
+        return list(self._rows)
+
+    def missing(self) -> list[TrialSpec]:
+        """All trials known to be needed and neither finished nor running."""
+        return [trial for number in range(len(self._rows)) for trial in self._missing(number)]
+
+    def tried_again(self) -> list[str]:
+        """``spec (status)`` of the missing trials that an earlier run has already tried."""
+        found = ((trial, self._results.get(trial.id)) for trial in self.missing())
+        return [f"{trial.spec} ({result.record.status})" for trial, result in found if result]
+
+    def planned(self) -> int:
+        """How many trials the board takes in all, those of unfinished searches counted in full."""
+        recipe = self._plan.recipe
+        total = 0
+        for row in self._rows:
+            if recipe.its_track != "tuned" or row.lr is not None or self._is_over(row):
+                total += len({trial.id for trial in row.trials})
+            else:
+                total += recipe.search.trials + len(recipe.all_seeds)
+        return total
+
+    def take(self, worker: int) -> TrialSpec | None:
+        """The next trial for this worker; None where there is none now."""
+        number = next(self._rows_for(worker), None)
+        if number is None:
+            return None
+        trial = next(self._missing(number))
+        self._at[worker] = number
+        self._running[trial.id] = number
+        return trial
+
+    def finished(self, trial: TrialSpec) -> None:
+        """Go on from what the store now holds of ``trial``."""
+        self._again.discard(trial.id)
+        self._running.pop(trial.id, None)
+        for number, row in enumerate(self._rows):
+            if row.entry.spec == trial.spec:
+                self._rows[number] = self._row(number)
+
+    def _row(self, number: int) -> RowTrials:
+        entry, is_a_a = self._entries[number]
+        return self._plan.row(entry, self._results, self._again, is_a_a=is_a_a)
+
+    def _missing(self, number: int) -> Iterator[TrialSpec]:
+        seen: set[str] = set()
+        for trial in self._rows[number].trials:
+            if trial.id in self._running or trial.id in seen:
+                continue
+            seen.add(trial.id)
+            result = self._results.get(trial.id)
+            tried = result is not None and result.record.status != "interrupted"
+            if not tried or trial.id in self._again:
+                yield trial
+
+    def _rows_for(self, worker: int) -> Iterator[int]:
+        """Rows with something to run: this worker's, then those of nobody, then those of others."""
+        taken = {row for of, row in self._at.items() if of != worker}
+        own = self._at.get(worker)
+        numbers = sorted(range(len(self._rows)), key=lambda i: (i != own, i in taken, i))
+        return (i for i in numbers if next(self._missing(i), None) is not None)
+
+    def _is_over(self, row: RowTrials) -> bool:
+        """Whether a search has ended without an lr: it found none, or every trial failed."""
+        results = [self._results.get(trial.id) for trial in row.search]
+        return all(r is not None and r.trial.id not in self._again for r in results)
