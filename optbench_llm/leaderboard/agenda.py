@@ -53,13 +53,19 @@ class Agenda:
     def planned(self) -> int:
         """How many trials the board takes in all, those of unfinished searches counted in full."""
         recipe = self._plan.recipe
-        total = 0
+        known: set[str] = set()
+        unknown = 0
         for row in self._rows:
             if recipe.its_track != "tuned" or row.lr is not None or self._is_over(row):
-                total += len({trial.id for trial in row.trials})
+                known |= {trial.id for trial in row.trials}
             else:
-                total += recipe.search.trials + len(recipe.all_seeds)
-        return total
+                unknown += recipe.search.trials + len(recipe.all_seeds)
+        return len(known) + unknown
+
+    def ended(self) -> int:
+        """How many of the known trials need no other run."""
+        ids = {trial.id for row in self._rows for trial in row.trials}
+        return sum(id in self._results and id not in self._again for id in ids)
 
     def take(self, worker: int) -> TrialSpec | None:
         """The next trial for this worker; None where there is none now."""
@@ -71,9 +77,15 @@ class Agenda:
         self._running[trial.id] = number
         return trial
 
+    def waiting(self) -> int:
+        """How many trials could be taken now."""
+        return len(self.missing())
+
     def finished(self, trial: TrialSpec) -> None:
         """Go on from what the store now holds of ``trial``."""
-        self._again.discard(trial.id)
+        result = self._results.get(trial.id)
+        if result is not None and result.record.status != "interrupted":
+            self._again.discard(trial.id)
         self._running.pop(trial.id, None)
         for number, row in enumerate(self._rows):
             if row.entry.spec == trial.spec:
@@ -90,8 +102,7 @@ class Agenda:
                 continue
             seen.add(trial.id)
             result = self._results.get(trial.id)
-            tried = result is not None and result.record.status != "interrupted"
-            if not tried or trial.id in self._again:
+            if result is None or trial.id in self._again:
                 yield trial
 
     def _rows_for(self, worker: int) -> Iterator[int]:

@@ -1,18 +1,19 @@
-"""Run a leaderboard: plan a recipe's trials, run what the store lacks, rank what it holds."""
+"""Run a leaderboard: run what the store lacks of a recipe's trials, rank what it holds."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from optbench_llm.data import data_fingerprint
-from optbench_llm.leaderboard.environment import describe_environment
+from optbench_llm.leaderboard.agenda import Agenda
+from optbench_llm.leaderboard.environment import Environment, this_environment
 from optbench_llm.leaderboard.executor import (
     Executor,
+    Facts,
     Finished,
     Ready,
     Started,
@@ -20,43 +21,16 @@ from optbench_llm.leaderboard.executor import (
     failed_record,
 )
 from optbench_llm.leaderboard.local import LocalExecutor
+from optbench_llm.leaderboard.make_rows import build_board
+from optbench_llm.leaderboard.plan import Plan, RowTrials
 from optbench_llm.leaderboard.progress import Display
-from optbench_llm.leaderboard.recipe import Recipe
-from optbench_llm.leaderboard.rows import rank_rows
-from optbench_llm.leaderboard.store import Store, identity
+from optbench_llm.leaderboard.store import Store, Untouched, identity
 from optbench_llm.leaderboard.table import Board
-from optbench_llm.leaderboard.trial import Inputs, TrialSpec, plan_trials
-from optbench_llm.models import model_fingerprint
+from optbench_llm.leaderboard.trial import TrialSpec
 from optbench_llm.stopping import signal_of
 
-_UNTOUCHED = "untouched.json"
-_TABLES = ("leaderboard.json", "leaderboard.csv", "leaderboard.md")
-# Where these differ, so may speed, memory and the last digits of losses.
-_MEASURED_WITH = ("versions", "processor", "device", "threads")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The trials of a recipe, and which of them a store already answers."""
-
-    recipe: Recipe
-    inputs: Inputs
-    trials: list[TrialSpec]
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What a store must have in common with this plan to take its trials."""
-        return identity(self.recipe, self.inputs)
-
-    def missing(self, store: Store) -> list[TrialSpec]:
-        """Trials without a final result: never run, or failed in a way that may not come again."""
-        found = ((trial, store.get(trial)) for trial in self.trials)
-        return [trial for trial, result in found if result is None or not result.final]
-
-    def tried_again(self, store: Store) -> list[str]:
-        """``spec (status)`` of the missing trials that an earlier run has already tried."""
-        found = ((trial, store.get(trial)) for trial in self.missing(store))
-        return [f"{trial.spec} ({result.record['status']})" for trial, result in found if result]
+#: A long board's tables are written anew for every so many of its trials.
+_TABLES_EVERY = 10
 
 
 @dataclass(frozen=True)
@@ -74,69 +48,68 @@ class Run:
         return self.stopped_by is not None
 
 
-def make_plan(recipe: Recipe) -> Plan:
-    """Find out what the recipe's model and data are, by content, and list its trials.
-
-    Raises:
-        ValueError: model or data cannot be found, or an optimizer does not take what the recipe
-            sets for it.
-    """
-    inputs = Inputs(model_fingerprint(recipe.model), data_fingerprint(recipe.data))
-    return Plan(recipe, inputs, plan_trials(recipe, inputs))
-
-
 def run_leaderboard(plan: Plan, store_path: Path, display: Display, workers: int = 1) -> Run:
     """Run what the store lacks of ``plan`` and write the tables beside the trials.
 
-    Every finished trial is on the disk before the next result is looked at, and the tables with it.
-    Ctrl-C, or any other KeyboardInterrupt, ends the running trials, which are stored as
-    interrupted, and returns what there is.
+    Every finished trial is on the disk before the next result is looked at. Ctrl-C, or any other
+    KeyboardInterrupt, ends the running trials, which are stored as interrupted, and returns what
+    there is.
 
     Raises:
         ValueError: the store cannot be used (see `Store.open`), its results come from another type
             of device, or the workers cannot start.
     """
-    with Store.open(store_path, plan.identity) as store:
-        missing = plan.missing(store)
-        _announce(plan, store, missing, display)
-        environment = {**describe_environment(), "workers": workers}
-        session = _Session(plan, store, environment, display)
+    with Store.open(store_path, identity(plan.recipe, plan.inputs)) as store:
+        store.add_rows(plan.recipe.optimizers)
+        agenda = Agenda(plan, store.by_id)
+        missing = agenda.missing()
+        _announce(plan, agenda, store.path, display)
+        session = _Session(plan, store, agenda, this_environment(workers), display)
         stopped_by = None
         if missing:
             executor = LocalExecutor(
-                setup=_setup(plan, store),
+                setup=worker_setup(plan, store),
                 workers=workers,
                 processes=plan.recipe.processes_per_trial,
                 log_folder=store.path,
                 trial_timeout_s=plan.recipe.limits.trial_timeout_s,
             )
             try:
-                session.run(executor, missing)
+                session.run(executor)
             except KeyboardInterrupt as interrupt:
                 stopped_by = signal_of(interrupt)
                 session.store_interrupted(stopped_by)
         board = session.write_tables()
-        stored = [store.get(trial) for trial in plan.trials]
-        any_done = any(result.record["status"] == "done" for result in stored if result)
-        return Run(board, stored.count(None), any_done, stopped_by)
+        asked = [trial for row in agenda.rows for trial in row.trials]
+        stored = [store.get(trial) for trial in asked]
+        any_done = any(result.record.status == "done" for result in stored if result)
+        return Run(board, agenda.planned() - agenda.ended(), any_done, stopped_by)
 
 
 class _Session:
     """Listens to an executor and keeps the store up to date."""
 
     def __init__(
-        self, plan: Plan, store: Store, environment: dict[str, Any], display: Display
+        self,
+        plan: Plan,
+        store: Store,
+        agenda: Agenda,
+        environment: Environment,
+        display: Display,
     ) -> None:
         self._plan = plan
         self._store = store
+        self._agenda = agenda
         self._environment = environment
         self._display = display
         self._running: dict[int, tuple[TrialSpec, list[float]]] = {}
         self._unstored: Finished | None = None
+        self._since_tables = 0
 
-    def run(self, executor: Executor, trials: Sequence[TrialSpec]) -> None:
-        self._display.plan(trials, self._plan.recipe.training.max_steps)
-        with closing(executor.run(trials)) as events:
+    def run(self, executor: Executor) -> None:
+        recipe, agenda = self._plan.recipe, self._agenda
+        self._display.plan(agenda.planned() - agenda.ended(), recipe.training.max_steps)
+        with closing(executor.run(agenda)) as events:
             for event in events:
                 if isinstance(event, Ready):
                     self._learn(event.facts)
@@ -147,61 +120,77 @@ class _Session:
                 elif isinstance(event, Finished):
                     self._unstored = event
                     self._keep(event)
-                    self.write_tables()
+                    self._write_tables_now_and_then()
                 self._display.show(event)
 
     def store_interrupted(self, stopped_by: signal.Signals) -> None:
-        """Keep the running trials as rows that say how far they came."""
+        """Keep the running trials as such that say how far they came."""
         if self._unstored is not None:
             self._keep(self._unstored)
         what = "Ctrl-C" if stopped_by == signal.SIGINT else stopped_by.name
         for trial, losses in self._running.values():
             reason = f"{what} after step {len(losses)}"
             record = failed_record(trial, "interrupted", reason, losses)
-            self._store.put(trial, record, losses, self._environment)
+            self._store.put(trial, record, 0.0, self._environment)
+            self._agenda.finished(trial)
 
     def write_tables(self) -> Board:
-        """Rank what the store holds and write it in every form."""
-        rows = rank_rows(self._store.results, self._plan.recipe.rank_by)
-        here = self._measured_with()
-        environment = {**here, **(self._store.read_json(_UNTOUCHED) or {})}
-        environment["rows_measured_elsewhere"] = sum(
-            any(result.environment.get(key) != here.get(key) for key in _MEASURED_WITH)
-            for result in self._store.results
-        )
-        board = Board(self._plan.recipe, environment, rows)
-        texts = (board.to_json(), board.to_csv(), board.to_markdown())
-        for name, text in zip(_TABLES, texts, strict=True):
-            self._store.write(name, text)
+        """Rank what the store holds and write it in every form, for this track and as the latest.
+
+        Rows that earlier runs asked for stand beside those of this one.
+        """
+        plan, results = self._plan, self._store.by_id
+        rows: list[RowTrials] = self._agenda.rows
+        listed = plan.recipe.optimizers
+        rows += [plan.row(entry, results) for entry in self._store.rows if entry not in listed]
+        environment = self._measured_with()
+        board = build_board(plan.recipe, rows, results, environment, self._store.untouched)
+        texts = {"json": board.to_json(), "csv": board.to_csv(), "md": board.to_markdown()}
+        for suffix, text in texts.items():
+            self._store.write(f"leaderboard.{suffix}", text)
+            self._store.write(f"leaderboard-{plan.recipe.its_track}.{suffix}", text)
+        self._since_tables = 0
         return board
+
+    def _write_tables_now_and_then(self) -> None:
+        """After each trial while the board is small: a table of many takes as long as a trial."""
+        self._since_tables += 1
+        if self._since_tables >= min(_TABLES_EVERY, 1 + len(self._store.results) // 20):
+            self.write_tables()
 
     def _keep(self, event: Finished) -> None:
         """Store a result; safe to repeat, should Ctrl-C come in the middle."""
-        record = {**event.record, "wall_s": event.wall_s}
-        self._store.put(event.trial, record, event.losses, self._environment)
+        self._store.put(event.trial, event.record, event.wall_s, self._environment)
+        self._agenda.finished(event.trial)
         self._running.pop(event.worker, None)
         self._unstored = None
 
-    def _measured_with(self) -> dict[str, Any]:
+    def _measured_with(self) -> Environment:
         """This run's environment; where nothing ran, the one that most stored results share."""
         stored = [result.environment for result in self._store.results]
-        if "device" in self._environment or not stored:
+        if self._environment.device is not None or not stored:
             return self._environment
         return max(stored, key=stored.count)
 
-    def _learn(self, facts: dict[str, Any]) -> None:
-        self._refuse_other_device(facts["environment"]["device_type"])
-        if "device" not in self._environment:
-            self._display.say(facts["data"])
-        self._environment = {**self._environment, **facts["environment"]}
-        if facts["untouched_eval_loss"] is not None:
-            loss = facts["untouched_eval_loss"]
-            self._store.write_json(_UNTOUCHED, {"untouched_eval_loss": loss})
-            self._display.say(f"untouched model: eval loss {loss:.4f}")
+    def _learn(self, facts: Facts) -> None:
+        self._refuse_other_device(facts.device_type)
+        if self._environment.device is None:
+            self._display.say(facts.data)
+        self._environment = replace(
+            self._environment,
+            device=facts.device,
+            device_type=facts.device_type,
+            threads=facts.threads,
+            processes=facts.processes,
+        )
+        if facts.untouched_eval_loss is not None:
+            untouched = Untouched(facts.untouched_eval_loss, facts.untouched_test_loss)
+            self._store.put_untouched(untouched)
+            self._display.say(f"untouched model: eval loss {untouched.eval_loss:.4f}")
 
     def _refuse_other_device(self, here: str) -> None:
         for result in self._store.results:
-            there = result.environment.get("device_type", here)
+            there = result.environment.device_type or here
             if there != here:
                 raise ValueError(
                     f"store {self._store.path}: holds results measured on {there}, and this run is "
@@ -209,7 +198,7 @@ class _Session:
                 )
 
 
-def _setup(plan: Plan, store: Store) -> dict[str, Any]:
+def worker_setup(plan: Plan, store: Store) -> dict[str, Any]:
     """What a worker must know before its first trial."""
     recipe, inputs = plan.recipe, plan.inputs
     return {
@@ -218,15 +207,15 @@ def _setup(plan: Plan, store: Store) -> dict[str, Any]:
         "data": recipe.data.model_dump(mode="json"),
         "training": recipe.training.model_dump(mode="json"),
         "scratch": str(store.scratch_folder("workers").resolve()),
-        "baseline": store.read_json(_UNTOUCHED) is None,
+        "baseline": store.untouched is None,
     }
 
 
-def _announce(plan: Plan, store: Store, missing: Sequence[TrialSpec], display: Display) -> None:
+def _announce(plan: Plan, agenda: Agenda, path: Path, display: Display) -> None:
     recipe = plan.recipe
-    display.say(f"{recipe.name}: {recipe.model} on {recipe.data.source}, {recipe.track}")
-    kept = len(plan.trials) - len(missing)
-    display.say(f"{len(missing)} trials to run, {kept} already in {store.path}")
-    again = plan.tried_again(store)
+    display.say(f"{recipe.name}: {recipe.model} on {recipe.data.source}, {recipe.track_in_words}")
+    ended, planned = agenda.ended(), agenda.planned()
+    display.say(f"{planned - ended} trials to run, {ended} already in {path}")
+    again = agenda.tried_again()
     if again:
         display.say(f"tried again: {', '.join(again)}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import queue
 import time
-from collections import Counter, deque
-from collections.abc import Generator, Iterator, Sequence
+from collections import Counter
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ from typing import Any
 from optbench_llm.leaderboard.cores import threads_per_process
 from optbench_llm.leaderboard.executor import (
     Event,
+    Facts,
     Finished,
     Ready,
+    Source,
     Started,
     Stepped,
     failed_record,
@@ -22,6 +24,7 @@ from optbench_llm.leaderboard.executor import (
 from optbench_llm.leaderboard.gpus import own_gpus
 from optbench_llm.leaderboard.process import EXITED, WorkerProcess
 from optbench_llm.leaderboard.trial import TrialSpec
+from optbench_llm.run_record import RunRecord
 
 JOB_ENDS_S = 1.0
 
@@ -42,10 +45,10 @@ class LocalExecutor:
     """``workers``, each with its share of the cores; one that fails is replaced.
 
     A worker is ``processes`` processes that run each trial together. It loads data, model and code
-    once and then runs trial after trial. It is kept only while its trials succeed: what a failed
-    trial left behind can touch no other. Once any worker has been ready, one that cannot start is
-    tried once more; when none is left, neither are trials to hope for, and the rest become rows
-    that say why.
+    once and then runs trial after trial; where there is none for it now, it waits for what the
+    trials of others bring. It is kept only while its trials succeed: what a failed trial left
+    behind can touch no other. Once any worker has been ready, one that cannot start is tried once
+    more; when none is left, neither are trials to hope for, and the rest become rows that say why.
     """
 
     setup: dict[str, Any]
@@ -56,27 +59,41 @@ class LocalExecutor:
     # Loading includes the untouched model's evaluation.
     start_timeout_s: float = 3600.0
     _inbox: queue.Queue = field(default_factory=queue.Queue, init=False)
+    _source: Source = field(init=False)
+    # None where a worker starts, or waits for a trial.
     _running: dict[WorkerProcess, _Running | None] = field(default_factory=dict, init=False)
-    _pending: deque[TrialSpec] = field(default_factory=deque, init=False)
+    _idle: set[WorkerProcess] = field(default_factory=set, init=False)
     _ever_ready: bool = field(default=False, init=False)
     _failed_starts: Counter[int] = field(default_factory=Counter, init=False)
 
-    def run(self, trials: Sequence[TrialSpec]) -> Generator[Event, None, None]:
-        """Run ``trials`` in order; see `Executor.run`.
+    def run(self, source: Source) -> Generator[Event, None, None]:
+        """Run what ``source`` gives; see `Executor.run`.
 
         Raises:
             ValueError: workers cannot start, or have too few GPUs (see `own_gpus`).
         """
-        self._pending.extend(trials)
+        self._source = source
         try:
-            for number in range(1, min(self.workers, len(trials)) + 1):
-                self._start(number)
-            while self._pending or any(self._running.values()):
+            self._start_needed()
+            while any(self._running.values()) or source.waiting():
                 yield from self._next_events()
         finally:
             for worker in self._running:
                 worker.kill()
             self._running.clear()
+            self._idle.clear()
+
+    def _start_needed(self) -> None:
+        """Start workers, as many as there are trials that could run now and nobody is free for."""
+        used = {worker.number for worker in self._running}
+        numbers = [
+            number
+            for number in range(1, self.workers + 1)
+            if number not in used and not self._failed_starts[number]
+        ]
+        free = sum(running is None for running in self._running.values())
+        for number in numbers[: max(0, self._source.waiting() - free)]:
+            self._start(number)
 
     def _start(self, number: int) -> None:
         log = self.log_folder / f"worker-{number}.log"
@@ -103,16 +120,19 @@ class LocalExecutor:
             self.setup["baseline"] = False
             self._ever_ready = True
             del self._failed_starts[worker.number]
-            yield Ready(worker.number, message["facts"])
-            yield from self._give_next(worker)
+            yield Ready(worker.number, Facts(**message["facts"]))
+            self._idle.add(worker)
+            yield from self._give_all()
         elif kind == "refused":
             yield from self._cannot_start(worker, message["message"])
         elif kind == "step" and running:
             running.losses.append(message["loss"])
             yield Stepped(worker.number, running.trial, message["step"], message["loss"])
         elif kind == "result" and running:
-            yield self._finish(worker, message["record"], message["losses"])
-            yield from self._give_next(worker)
+            self._running[worker] = None
+            self._idle.add(worker)
+            yield self._finished(worker, running, RunRecord.from_dict(message["record"]))
+            yield from self._give_all()
         elif kind == "failed" and running:
             # The worker ends now. Of several processes the first to fail is the cause.
             running.failure = running.failure or (message["status"], message["reason"])
@@ -122,68 +142,62 @@ class LocalExecutor:
                 time.sleep(JOB_ENDS_S)
             status, reason = worker.death(running.failure if running else None)
             if running is not None:
-                yield self._fail(worker, status, reason)
+                yield from self._fail(worker, running, status, reason)
                 return
             where = f"{reason} in {worker.log.parent}"
             yield from self._cannot_start(
                 worker, f"worker {worker.number} could not start: {where}"
             )
 
-    def _give_next(self, worker: WorkerProcess) -> Iterator[Event]:
-        if not self._pending:
-            worker.kill()
-            del self._running[worker]
-            return
-        trial = self._pending.popleft()
-        self._running[worker] = _Running(trial)
-        worker.send({"trial": trial.to_dict()})
-        yield Started(worker.number, trial)
+    def _give_all(self) -> Iterator[Event]:
+        """Give every waiting worker a trial, and start more workers where more could run."""
+        for worker in sorted(self._idle, key=lambda idle: idle.number):
+            trial = self._source.take(worker.number)
+            if trial is None:
+                continue
+            self._idle.remove(worker)
+            self._running[worker] = _Running(trial)
+            worker.send({"trial": trial.to_dict()})
+            yield Started(worker.number, trial)
+        self._start_needed()
 
-    def _finish(
-        self, worker: WorkerProcess, record: dict[str, Any], losses: list[float]
-    ) -> Finished:
-        running = self._running[worker]
-        assert running is not None
-        self._running[worker] = None
+    def _finished(self, worker: WorkerProcess, running: _Running, record: RunRecord) -> Finished:
         wall_s = time.monotonic() - running.began
-        return Finished(worker.number, running.trial, record, losses, wall_s)
+        return Finished(worker.number, running.trial, record, wall_s)
 
-    def _fail(self, worker: WorkerProcess, status: str, reason: str) -> Finished:
-        running = self._running[worker]
-        assert running is not None
+    def _fail(
+        self, worker: WorkerProcess, running: _Running, status: str, reason: str
+    ) -> Iterator[Event]:
+        self._drop(worker)
         record = failed_record(running.trial, status, reason, running.losses)
-        finished = self._finish(worker, record, running.losses)
-        self._replace(worker)
-        return finished
+        yield self._finished(worker, running, record)
+        yield from self._give_all()
 
-    def _replace(self, worker: WorkerProcess) -> None:
+    def _drop(self, worker: WorkerProcess) -> None:
         worker.kill()
         del self._running[worker]
-        if self._pending:
-            self._start(worker.number)
+        self._idle.discard(worker)
 
     def _cannot_start(self, worker: WorkerProcess, reason: str) -> Iterator[Event]:
         if not self._ever_ready:
             raise ValueError(reason)
-        worker.kill()
-        del self._running[worker]
+        self._drop(worker)
         self._failed_starts[worker.number] += 1
-        if self._pending and self._failed_starts[worker.number] == 1:
+        if self._source.waiting() and self._failed_starts[worker.number] == 1:
             self._start(worker.number)
         elif not self._running:
-            while self._pending:
-                trial = self._pending.popleft()
-                record = failed_record(trial, "error", reason)
-                yield Finished(worker.number, trial, record, [], 0.0)
+            while trial := self._source.take(worker.number):
+                yield Finished(worker.number, trial, failed_record(trial, "error", reason), 0.0)
 
     def _deadlines(self) -> dict[WorkerProcess, float]:
         """When each worker is overdue, of those that have a limit."""
         deadlines = {}
         for worker, running in self._running.items():
-            if running is None:
+            if running is not None:
+                if self.trial_timeout_s is not None:
+                    deadlines[worker] = running.began + self.trial_timeout_s
+            elif worker not in self._idle:
                 deadlines[worker] = worker.began + self.start_timeout_s
-            elif self.trial_timeout_s is not None:
-                deadlines[worker] = running.began + self.trial_timeout_s
         return deadlines
 
     def _patience_s(self) -> float | None:
@@ -205,4 +219,5 @@ class LocalExecutor:
                     f"over the recipe's limit of {self.trial_timeout_s:g} s "
                     f"after step {len(running.losses)}"
                 )
-                yield self._fail(worker, *(running.failure or ("timeout", reason)))
+                status, reason = running.failure or ("timeout", reason)
+                yield from self._fail(worker, running, status, reason)

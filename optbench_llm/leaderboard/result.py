@@ -3,39 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
+from optbench_llm.leaderboard.environment import Environment
 from optbench_llm.leaderboard.trial import TrialSpec
 from optbench_llm.run_record import Curves, RunRecord
 
+__all__ = ["FINAL", "Environment", "TrialResult"]
+
 FINAL = ("done", "diverged")
-# Where these differ, so may speed, memory and the last digits of losses.
-_MEASURED_WITH = ("versions", "processor", "device", "threads")
-
-
-@dataclass(frozen=True)
-class Environment:
-    """What a result was measured with: package versions, machine, and its share of the machine."""
-
-    versions: dict[str, str]
-    python: str
-    platform: str
-    processor: str
-    cores: int
-    workers: int | None = None
-    device: str | None = None
-    device_type: str | None = None
-    threads: int | None = None
-    processes: int | None = None
-
-    def measures_like(self, other: Environment) -> bool:
-        """Whether times and memory of the two may be compared."""
-        return all(getattr(self, name) == getattr(other, name) for name in _MEASURED_WITH)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
