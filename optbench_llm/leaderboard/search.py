@@ -19,8 +19,9 @@ import numpy as np
 
 SPACING = 0.5
 COARSE = (-2, -1, 0, 1, 2)
-#: The last trials, from the vertex; the fourth in place of one that is on the path already.
-FINE = (-0.2, 0.2, 0.0, -0.1)
+#: The last trials, from the vertex: as many as are left, without those on the path already.
+FINE = (-0.2, 0.2, 0.0, -0.1, 0.1, -0.3, 0.3, -0.15, 0.15)
+MOST_TRIALS = 12
 #: Points that the last parabola is fitted to are so near to the best one.
 NEAR = 0.55
 FARTHEST = 0.3
@@ -58,7 +59,7 @@ def next_lrs(losses: Mapping[float, float], declared: float, trials: int = 8) ->
     through a failed neighbour of the best lr: its vertex is then the best lr itself.
 
     Raises:
-        ValueError: ``declared`` is no positive number, or ``trials`` are fewer than the coarse lrs.
+        ValueError: ``declared`` is no positive number, or ``trials`` are not 5 to 12.
     """
     *_, stage = _stages(losses, declared, trials)
     return tuple(lr for lr in stage if lr not in losses)
@@ -74,8 +75,9 @@ def found(losses: Mapping[float, float], declared: float, trials: int = 8) -> Fo
     """The lr that a finished search found; None while it goes on and where every lr has failed.
 
     It is the vertex of a parabola through all points within 0.55 decades of the best, at most 0.3
-    decades from it, where there are four of them and the parabola opens upwards; else that of the
-    best three, of which nothing tells how much they hide.
+    decades from it and half-way to an lr that failed. This takes four such points and a parabola
+    that opens upwards; else the vertex is that of the best three, of which nothing tells how much
+    they hide.
     """
     if next_lrs(losses, declared, trials):
         return None
@@ -93,8 +95,8 @@ def _stages(
     """Lrs that are asked for together; the last that is yielded is unfinished, or empty."""
     if not (math.isfinite(declared) and declared > 0):
         raise ValueError(f"the declared lr is {declared}, expected a positive number")
-    if trials < len(COARSE):
-        raise ValueError(f"{trials} trials are too few, a search takes at least {len(COARSE)}")
+    if not len(COARSE) <= trials <= MOST_TRIALS:
+        raise ValueError(f"a search of {trials} trials, expected {len(COARSE)} to {MOST_TRIALS}")
     asked: tuple[float, ...] = ()
     stage = tuple(_coarse(declared, i) for i in COARSE)
     while stage:
@@ -115,7 +117,7 @@ def _next_stage(curve: dict[float, float], declared: float, left: int) -> tuple[
         return (_coarse(declared, i - 1 if best == min(curve) else i + 1),)
     vertex = _vertex(curve)
     around = (rounded(10 ** (vertex + offset)) for offset in FINE)
-    return tuple(lr for lr in around if lr not in curve)[: min(left, 3)]
+    return tuple(lr for lr in around if lr not in curve)[:left]
 
 
 def _coarse(declared: float, i: int) -> float:
@@ -159,5 +161,8 @@ def _fitted(curve: dict[float, float]) -> tuple[float, float] | None:
     curvature, slope, _ = np.polyfit(list(near), list(near.values()), 2)
     if curvature <= 0:
         return None
-    offset = min(max(-slope / (2 * curvature), -FARTHEST), FARTHEST)
+    failed = [x / 2 for x, loss in from_best.items() if math.isinf(loss)]
+    lowest = max([-FARTHEST, *[x for x in failed if x < 0]])
+    highest = min([FARTHEST, *[x for x in failed if x > 0]])
+    offset = min(max(-slope / (2 * curvature), lowest), highest)
     return best + float(offset), HIDDEN * float(curvature)
