@@ -180,9 +180,7 @@ def _costs(timed: Mapping[str, _Timed], eval_scale: float) -> dict[str, Measured
         return {}
     eval_s = median(one.eval_s for one in timed.values()) * eval_scale
     other_s = eval_s + median(one.rest_s for one in timed.values())
-    return {
-        kind: Measured(one.step_s, other_s, one.peak_mem_bytes) for kind, one in timed.items()
-    }
+    return {kind: Measured(one.step_s, other_s, one.peak_mem_bytes) for kind, one in timed.items()}
 
 
 def _blocks(recipe: Recipe, most: int | None) -> int:
