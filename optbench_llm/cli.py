@@ -174,6 +174,10 @@ def leaderboard(
         Path | None,
         typer.Option(metavar="DIR", help="Folder of the results (default: runs/RECIPE)."),
     ] = None,
+    track: Annotated[
+        str | None,
+        typer.Option(metavar="T", help="How rows get their lr: reference, declared or tuned."),
+    ] = None,
     workers: Annotated[
         int, typer.Option(min=1, help="Trials at a time; 1 gives the best timings.")
     ] = 1,
@@ -205,6 +209,7 @@ def leaderboard(
                 "max_steps": max_steps,
                 "seed": seed,
                 "lr": lr,
+                "track": track,
                 "processes_per_trial": processes_per_trial,
             },
             store=store,

@@ -67,6 +67,10 @@ class Agenda:
         ids = {trial.id for row in self._rows for trial in row.trials}
         return sum(id in self._results and id not in self._again for id in ids)
 
+    def is_to_run(self, trial: TrialSpec) -> bool:
+        """Whether a known trial is still to be run, or run again."""
+        return trial.id not in self._results or trial.id in self._again
+
     def take(self, worker: int) -> TrialSpec | None:
         """The next trial for this worker; None where there is none now."""
         number = next(self._rows_for(worker), None)
@@ -101,8 +105,7 @@ class Agenda:
             if trial.id in self._running or trial.id in seen:
                 continue
             seen.add(trial.id)
-            result = self._results.get(trial.id)
-            if result is None or trial.id in self._again:
+            if self.is_to_run(trial):
                 yield trial
 
     def _rows_for(self, worker: int) -> Iterator[int]:

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from optbench_llm.catalog import expand
-from optbench_llm.leaderboard.board import Plan, Run, make_plan, run_leaderboard
+from optbench_llm.leaderboard.agenda import Agenda
+from optbench_llm.leaderboard.board import Run, run_leaderboard
 from optbench_llm.leaderboard.estimate import estimate
 from optbench_llm.leaderboard.optimizer_settings import canonical_spec
+from optbench_llm.leaderboard.plan import Plan, RowTrials, make_plan
 from optbench_llm.leaderboard.progress import open_display
 from optbench_llm.leaderboard.recipe import Recipe, load_recipe, override
-from optbench_llm.leaderboard.store import Store
+from optbench_llm.leaderboard.store import Store, identity
 from optbench_llm.stopping import exit_code
-from optbench_llm.terminal import make_console
+from optbench_llm.terminal import MISSING, make_console
 
 ALL_RUN, NONE_DONE = 0, 1
 
@@ -56,6 +58,13 @@ def changed(recipe: Recipe, changes: dict[str, Any], specs: Sequence[str] | None
     values: dict[str, Any] = {}
     if specs is not None:
         values["optimizers"] = _entries(recipe, specs)
+    track = changes.get("track")
+    if track is not None and track != recipe.its_track:
+        values |= {"track": track, "seeds": None}
+        if track != "reference":
+            values |= {"lr": "declared"}
+    elif track is not None:
+        values["track"] = track
     if changes.get("lr") is not None:
         entries = values.get("optimizers", [e.model_dump() for e in recipe.optimizers])
         values["optimizers"] = [{**entry, "lr": None} for entry in entries]
@@ -107,27 +116,22 @@ def _print_plan(plan: Plan, path: Path, workers: int) -> None:
     from rich import box
     from rich.table import Table
 
-    store = Store.read(path, plan.identity)
-    missing = {trial.id for trial in plan.missing(store)}
+    store = Store.read(path, identity(plan.recipe, plan.inputs))
+    agenda = Agenda(plan, store.by_id)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("optimizer")
     table.add_column("lr", justify="right")
     table.add_column("schedule")
-    table.add_column("seed", justify="right")
-    with_arguments = any(trial.hyperparameters for trial in plan.trials)
+    with_arguments = any(row.entry.args for row in agenda.rows)
     if with_arguments:
         table.add_column("arguments")
     table.add_column("in the store")
-    for trial in plan.trials:
-        result = store.get(trial)
-        status = result.record["status"] if result else "–"
-        again = ", runs again" if result and trial.id in missing else ""
-        arguments = " ".join(f"{k}={v}" for k, v in trial.hyperparameters.items())
-        schedule = trial.training["schedule"]
-        style = "" if trial.id in missing else "dim"
-        cells = [trial.spec, f"{trial.lr:g}", schedule, str(trial.seed)]
+    for row in agenda.rows:
+        arguments = " ".join(f"{k}={v}" for k, v in row.entry.args.items())
+        lr = row.lr or plan.recipe.lr_of(row.entry)
+        cells = [row.entry.spec, f"{lr:g}", plan.recipe.schedule_of(row.entry)]
         cells += [arguments] if with_arguments else []
-        table.add_row(*cells, status + again, style=style)
+        table.add_row(*cells, _in_store(row, agenda, store))
     console = make_console()
     recipe = plan.recipe
     budget = (
@@ -139,11 +143,21 @@ def _print_plan(plan: Plan, path: Path, workers: int) -> None:
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False)
 
-    say(f"{recipe.name}: {recipe.model} on {recipe.data.source}, {budget} each, {recipe.track}")
+    say(f"{recipe.name}: {recipe.model} on {recipe.data.source}, {budget} each, {recipe.track_in_words}")
     say(data_page(recipe))
     console.print(table)
-    say(f"{len(missing)} of {len(plan.trials)} trials would run into {path}. Nothing was written.")
-    say(str(estimate(plan, store, workers)))
+    left = agenda.planned() - agenda.ended()
+    say(f"{left} of {agenda.planned()} trials would run into {path}. Nothing was written.")
+    say(str(estimate(plan, agenda, store, workers)))
+
+
+def _in_store(row: RowTrials, agenda: Agenda, store: Store) -> str:
+    """How many of a row's trials are there, and how those fared that are to run again."""
+    results = [(trial, store.get(trial)) for trial in row.trials]
+    there = sum(result is not None for _, result in results)
+    again = sorted({r.record.status for t, r in results if r and agenda.is_to_run(t)})
+    words = [f"{there} of {len(results)} known trials"] if there else [MISSING]
+    return ", ".join(words + [f"{status} runs again" for status in again])
 
 
 def data_page(recipe: Recipe) -> str:

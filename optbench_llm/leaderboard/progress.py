@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from optbench_llm.leaderboard.executor import Event, Finished, Ready, Started, Stepped
 from optbench_llm.leaderboard.trial import TrialSpec
+from optbench_llm.run_record import RunRecord
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,8 +24,8 @@ class Display(Protocol):
         """Show a text for itself."""
         ...
 
-    def plan(self, trials: Sequence[TrialSpec], steps: int | None) -> None:
-        """Announce the trials that will run."""
+    def plan(self, trials: int, steps: int | None) -> None:
+        """Announce how many trials will run."""
         ...
 
     def show(self, event: Event) -> None:
@@ -38,16 +38,21 @@ def open_display(console: Console) -> Display:
     return LiveDisplay(console) if console.is_terminal else PlainDisplay()
 
 
-def outcome(record: dict[str, Any]) -> str:
+def outcome(record: RunRecord) -> str:
     """What became of a trial, in a few words."""
-    if record["status"] != "done":
-        return f"{record['status']}: {record['reason']}"
-    words = f"train {record['train_loss']:.4f}"
-    if record.get("eval_loss") is not None:
-        words += f"   eval {record['eval_loss']:.4f}"
-    if record.get("tokens_per_s"):
-        words += f"   {record['tokens_per_s']:>7,.0f} tokens/s"
+    if record.status != "done":
+        return f"{record.status}: {record.reason}"
+    words = f"train {record.train_loss:.4f}"
+    if record.eval_loss is not None:
+        words += f"   eval {record.eval_loss:.4f}"
+    if record.tokens_per_s:
+        words += f"   {record.tokens_per_s:>7,.0f} tokens/s"
     return words
+
+
+def name_of(trial: TrialSpec) -> str:
+    """What tells a trial from the others of its board."""
+    return f"{trial.spec} {trial.lr:.3g} {trial.seed}"
 
 
 class PlainDisplay:
@@ -66,16 +71,16 @@ class PlainDisplay:
         """Print a line for itself."""
         print(text, flush=True)
 
-    def plan(self, trials: Sequence[TrialSpec], steps: int | None) -> None:
+    def plan(self, trials: int, steps: int | None) -> None:
         """Remember how many trials there are."""
-        self._total = len(trials)
+        self._total = trials
 
     def show(self, event: Event) -> None:
         """Print a line for a finished trial; all else is silent."""
         if isinstance(event, Finished):
             self._finished += 1
             count = f"[{self._finished:>{len(str(self._total))}}/{self._total}]"
-            line = f"{count} {event.trial.spec:<20} {outcome(event.record)}   {event.wall_s:.1f} s"
+            line = f"{count} {name_of(event.trial):<28} {outcome(event.record)}   {event.wall_s:.1f} s"
             print(line, flush=True)
 
 
@@ -91,7 +96,7 @@ class LiveDisplay:
         self._finished = self._total = 0
         self._steps: int | None = None
         self._progress = Progress(
-            TextColumn("[bold]{task.description:<20}"),
+            TextColumn("[bold]{task.description:<28}"),
             BarColumn(bar_width=28),
             TextColumn("{task.fields[text]}"),
             console=console,
@@ -111,9 +116,9 @@ class LiveDisplay:
         """Print a line above the live part."""
         self._console.print(text, highlight=False, markup=False)
 
-    def plan(self, trials: Sequence[TrialSpec], steps: int | None) -> None:
+    def plan(self, trials: int, steps: int | None) -> None:
         """Show the empty bar of the whole."""
-        self._steps, self._total = steps, len(trials)
+        self._steps, self._total = steps, trials
         self._progress.update(
             self._whole, total=self._total, text="loading model and data", visible=True
         )
@@ -121,13 +126,13 @@ class LiveDisplay:
     def show(self, event: Event) -> None:
         """Move the bars; print a finished trial above them."""
         if isinstance(event, Ready):
-            self._steps = event.facts["steps"]
+            self._steps = event.facts.steps
             self._trials_began = self._trials_began or time.monotonic()
             self._count()
         elif isinstance(event, Started):
             self._drop(event.worker)
             self._tasks[event.worker] = self._progress.add_task(
-                event.trial.spec, total=self._steps, text="starting"
+                name_of(event.trial), total=self._steps, text="starting"
             )
         elif isinstance(event, Stepped):
             of = f"/{self._steps}" if self._steps else ""
@@ -145,9 +150,9 @@ class LiveDisplay:
     def _finish(self, event: Finished) -> None:
         from rich.text import Text
 
-        done = event.record["status"] == "done"
+        done = event.record.status == "done"
         mark = Text(" ✓ ", style="green") if done else Text(" ✗ ", style="red")
-        words = f"{event.trial.spec:<20} {outcome(event.record)}   {event.wall_s:.1f} s"
+        words = f"{name_of(event.trial):<28} {outcome(event.record)}   {event.wall_s:.1f} s"
         self._console.print(mark + Text(words, style="" if done else "red"))
         self._count()
 
