@@ -46,7 +46,7 @@ class Bench:
         self.base = load_model(self.recipe.model)
         settings = DataSettings.model_validate(self.recipe.data.model_dump())
         splits = load_data(settings, self.base.tokenizer)
-        self.splits = splits.with_validation(self.recipe.training.max_eval_blocks)
+        self.splits = splits.with_eval_blocks(self.recipe.training.max_eval_blocks)
         self.start = weights(self.base.model)
 
     def run(self, spec: str, **changes: Any) -> tuple[dict[str, Any], torch.Tensor]:

@@ -244,7 +244,7 @@ def finetune(
     loaded = load_model(
         options.model, seed=args.seed, shards=args.world_size if options.fsdp2 else 1
     )
-    splits = load_data(data, loaded.tokenizer).with_validation(options.max_eval_blocks)
+    splits = load_data(data, loaded.tokenizer).with_eval_blocks(options.max_eval_blocks)
     check_enough_blocks(splits, args.world_size)
     console.print(splits.report.page, markup=False, soft_wrap=True)
     model: Any = loaded.model
@@ -263,7 +263,9 @@ def finetune(
         on_step=progress.on_step,
         callbacks=[progress, *callbacks],
     )
-    result = {**record.to_dict(), "settings": settings, "environment": describe_environment()}
+    values = record.to_dict()
+    curves = values.pop("curves")
+    result = {**values, **curves, "settings": settings, "environment": describe_environment()}
     if record.status == "done" and (args.should_save or options.fsdp2):
         # Sharded weights are put together by all processes and written by the first.
         model.save_pretrained(folder.path)

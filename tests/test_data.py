@@ -426,10 +426,10 @@ def test_alpaca_records_load_without_loss(alpaca_file, tokenizer) -> None:
 def test_a_shortened_validation_split_keeps_the_first_blocks_and_the_rest_of_the_splits(tokenizer):
     """What a quick evaluation looks at is a prefix of what a whole one does."""
     splits = load_data(DataSettings(source="optbench:pydocs", max_records=400), tokenizer)
-    shorter = splits.with_validation(5)
+    shorter = splits.with_eval_blocks(5)
     assert len(shorter.validation) == 5 < len(splits.validation)
     for index in range(5):
         item, whole = shorter.validation[index], splits.validation[index]
         assert torch.equal(item["input_ids"], whole["input_ids"])
     assert shorter.train is splits.train
-    assert splits.with_validation(None) is splits
+    assert splits.with_eval_blocks(None) is splits

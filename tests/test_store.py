@@ -20,7 +20,7 @@ from optbench_llm.leaderboard.board import Plan
 from optbench_llm.leaderboard.recipe import Recipe, TrainingSettings, load_recipe, override
 from optbench_llm.leaderboard.store import Store, identity
 from optbench_llm.leaderboard.trial import Inputs, plan_trials
-from optbench_llm.training.record import RunStatus
+from optbench_llm.run_record import RunStatus
 
 RECIPE = load_recipe("tiny-gpt2")
 INPUTS = Inputs("model-a", "data-a", "0.1")

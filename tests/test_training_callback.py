@@ -206,9 +206,9 @@ def test_run_record_holds_what_a_row_needs(tmp_path):
     record = run(tmp_path, optim="adan", max_steps=10, on_step=lambda *seen: steps.append(seen))
     assert record.status == "done"
     assert record.reason is None
-    assert steps == list(enumerate(record.losses, start=1))
-    assert record.train_loss == pytest.approx(sum(record.losses) / 10)
-    assert (record.first_loss, record.last_loss) == (record.losses[0], record.losses[-1])
+    assert steps == list(enumerate(record.curves.losses, start=1))
+    assert record.train_loss == pytest.approx(sum(record.curves.losses) / 10)
+    assert (record.first_loss, record.last_loss) == (record.curves.losses[0], record.curves.losses[-1])
     assert record.eval_loss < record.initial_eval_loss
     assert record.state_bytes_per_param == pytest.approx(12 + 4, rel=0.3)
     assert record.tokens_per_s > 0
@@ -243,7 +243,7 @@ def test_steps_are_reported_after_a_stock_trainers_checkpoint(tmp_path):
         tmp_path, optim="adamw_torch", resume_from=tmp_path / "checkpoint-2",
         on_step=lambda *seen: steps.append(seen),
     )  # fmt: skip
-    assert steps == list(enumerate(record.losses, start=3))
+    assert steps == list(enumerate(record.curves.losses, start=3))
     assert record.steps == steps[-1][0] == 6
 
 

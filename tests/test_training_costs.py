@@ -17,9 +17,9 @@ from training_setup import Sentences, common, tiny_gpt2
 from transformers import GPT2LMHeadModel, Trainer
 
 from optbench_llm.engine import RuleOptimizer
+from optbench_llm.run_record import RunRecord
 from optbench_llm.training import OptBenchArguments, run_training
 from optbench_llm.training.memory import peak_memory_bytes
-from optbench_llm.training.record import RunRecord
 
 #: Seconds of a forward pass, in training and in evaluation, and of writing a checkpoint.
 TRAIN_S, EVAL_S, SAVE_S = 1.0, 100.0, 1000.0
@@ -103,7 +103,7 @@ def test_the_passes_of_a_program_are_training_and_not_the_optimizers_step(measur
     # Once in a run a program computes a loss again, to see that it can.
     assert record.train_wall_s == pytest.approx(steps_s + TRAIN_S)
     assert record.optimizer_step_ms == pytest.approx(1000 * statistics.median(STEPS_S[1:]))
-    assert (record.extra_passes, record.step_passes) == (1.0, [2.0] * 6)
+    assert (record.extra_passes, record.curves.step_passes) == (1.0, [2.0] * 6)
 
 
 def test_state_that_comes_late_is_counted(measured):

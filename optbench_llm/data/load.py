@@ -30,15 +30,21 @@ class DataSplits:
 
     train: Blocks
     validation: Blocks | Subset
-    test: Blocks
+    test: Blocks | Subset
     fingerprint: str
     report: RecordReport
 
-    def with_validation(self, blocks: int | None) -> DataSplits:
-        """These splits with the first ``blocks`` of the validation split; None keeps all."""
-        if blocks is None or blocks >= len(self.validation):
-            return self
-        return replace(self, validation=Subset(self.validation, range(blocks)))
+    def with_eval_blocks(self, blocks: int | None) -> DataSplits:
+        """These splits with the first ``blocks`` of what a run is evaluated on; None keeps all.
+
+        Of the validation split and of the test split alike.
+        """
+        first = {
+            name: Subset(split, range(blocks))
+            for name, split in (("validation", self.validation), ("test", self.test))
+            if blocks is not None and blocks < len(split)
+        }
+        return replace(self, **first) if first else self
 
 
 def load_data(settings: DataSettings, tokenizer: Any) -> DataSplits:

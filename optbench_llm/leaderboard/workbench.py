@@ -19,6 +19,7 @@ from optbench_llm.data import DataSettings, check_enough_blocks, load_data, make
 from optbench_llm.devices import device_name, free_cached_memory, synchronize
 from optbench_llm.models import load_model
 from optbench_llm.postponed import is_bitsandbytes_used
+from optbench_llm.run_record import RunRecord
 from optbench_llm.training import OptBenchArguments, OptBenchTrainer
 from optbench_llm.training.evaluation import mean_token_loss
 from optbench_llm.training.run import run_training
@@ -53,7 +54,7 @@ class Workbench:
         _check_unchanged("model", setup["model"], self._base.fingerprint, planned["model"])
         settings = DataSettings.model_validate(setup["data"])
         splits = load_data(settings, self._base.tokenizer)
-        self._splits = splits.with_validation(setup["training"]["max_eval_blocks"])
+        self._splits = splits.with_eval_blocks(setup["training"]["max_eval_blocks"])
         _check_unchanged("data", settings.source, self._splits.fingerprint, planned["data"])
         check_enough_blocks(splits, setup["processes"])
         # Trials collect garbage often; what is loaded now stays, and need not be looked at again.
@@ -62,6 +63,7 @@ class Workbench:
 
     def facts(self) -> dict[str, Any]:
         """What the parent should know of this worker."""
+        untouched_eval_loss, untouched_test_loss = self._untouched_losses()
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         device_type = accelerator.type if accelerator else "cpu"
         return {
@@ -73,18 +75,25 @@ class Workbench:
             },
             "steps": self._steps(),
             "data": self._splits.report.page,
-            "untouched_eval_loss": self._untouched_eval_loss(),
+            "untouched_eval_loss": untouched_eval_loss,
+            "untouched_test_loss": untouched_test_loss,
         }
 
-    def run(self, trial: dict[str, Any], on_step: Callable[[int, float], None]) -> dict[str, Any]:
-        """Run one trial and return its ``RunRecord`` as a dict.
+    def run(self, trial: dict[str, Any], on_step: Callable[[int, float], None]) -> RunRecord:
+        """Run one trial, evaluated on the validation and the test split where there are such.
+
+        A trial has ``spec``, ``hyperparameters``, ``lr``, ``seed``, ``schedule``, ``weight_decay``,
+        ``max_steps`` (None: those that all trials take), ``engine``, and ``planned_steps``: the
+        optimizer steps of all trials that compiled code would serve, by which ``auto`` decides.
 
         Raises whatever the optimizer or the training raises; this workbench is then spent.
         """
         _reset_process_state(trial["seed"])
         model = copy.deepcopy(self._base.model)
         with tempfile.TemporaryDirectory(dir=self._setup["scratch"]) as folder:
-            args = training_arguments(trial, folder)
+            args = training_arguments(
+                self._setup["training"], trial, folder, self._setup["processes"]
+            )
             record = run_training(
                 model,
                 self._base.tokenizer,
@@ -92,13 +101,15 @@ class Workbench:
                 args,
                 on_step=on_step,
                 evaluate=len(self._splits.validation) > 0,
+                evaluate_test=True,
+                expected_steps=trial["planned_steps"],
             )
             # What the device has yet to do may fail, and would fail the next trial.
             synchronize(args.device)
-        return record.to_dict()
+        return record
 
     def _steps(self) -> int:
-        """Optimizer steps of a trial."""
+        """Optimizer steps of a trial that has no number of its own."""
         training = self._setup["training"]
         if training["max_steps"]:
             return training["max_steps"]
@@ -106,9 +117,11 @@ class Workbench:
         per_epoch = math.ceil(batches / training["gradient_accumulation_steps"])
         return math.ceil(training["num_train_epochs"] * per_epoch)
 
-    def _untouched_eval_loss(self) -> float | None:
-        if not self._setup["baseline"] or len(self._splits.validation) == 0:
-            return None
+    def _untouched_losses(self) -> tuple[float | None, float | None]:
+        """Of the model as it was loaded, on the validation and on the test split."""
+        splits = (self._splits.validation, self._splits.test)
+        if not self._setup["baseline"] or not any(map(len, splits)):
+            return None, None
         with tempfile.TemporaryDirectory(dir=self._setup["scratch"]) as folder:
             args = OptBenchArguments(
                 output_dir=folder,
@@ -124,22 +137,28 @@ class Workbench:
             )
             # As training does it, for the precision that trials are evaluated in.
             trainer.model_wrapped = trainer.accelerator.prepare_model(model, evaluation_mode=True)
-            return mean_token_loss(trainer, self._splits.validation)
+            validation, test = (mean_token_loss(trainer, s) if len(s) else None for s in splits)
+            return validation, test
 
 
-def training_arguments(trial: dict[str, Any], folder: str) -> OptBenchArguments:
-    """The Trainer's arguments for a trial (see `TrialSpec.to_dict`); it writes to ``folder``."""
-    training = trial["training"]
-    processes = training.get("processes_per_trial", 1)
+def training_arguments(
+    training: dict[str, Any], trial: dict[str, Any], folder: str, processes: int = 1
+) -> OptBenchArguments:
+    """The Trainer's arguments for a trial, which writes to ``folder``.
+
+    ``training`` is what all trials share (see `TrainingSettings`), ``trial`` as `Workbench.run`
+    takes it: its schedule, weight decay and steps take the place of the shared ones.
+    """
     return OptBenchArguments(
         output_dir=folder,
         optim=trial["spec"],
         optim_args=trial["hyperparameters"],
         learning_rate=trial["lr"],
-        weight_decay=training["weight_decay"],
-        lr_scheduler_type=_SCHEDULERS[training["schedule"]],
+        weight_decay=trial["weight_decay"],
+        engine=trial["engine"],
+        lr_scheduler_type=_SCHEDULERS[trial["schedule"]],
         warmup_steps=training["warmup_steps"],
-        max_steps=training["max_steps"] or -1,
+        max_steps=trial["max_steps"] or training["max_steps"] or -1,
         num_train_epochs=training["num_train_epochs"] or 3.0,
         per_device_train_batch_size=training["batch_size"] // processes,
         per_device_eval_batch_size=training["eval_batch_size"],

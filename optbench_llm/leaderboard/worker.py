@@ -20,8 +20,9 @@ from optbench_llm.leaderboard.ranks import Ranks, end_with_torchrun
 from optbench_llm.postponed import postpone_bitsandbytes
 
 Send = Callable[..., None]
-# Events of several processes go through one pipe, which keeps lines of up to 4096 bytes whole.
-_REASON_LENGTH = 500
+# Several processes may fail at once, and their one pipe keeps lines of up to 4096 bytes whole: as
+# many characters, were each one a surrogate pair of escapes.
+_REASON_LENGTH = 300
 
 
 def main() -> None:
@@ -60,7 +61,8 @@ def main() -> None:
 def _run(bench: Any, trial: dict[str, Any], ranks: Ranks, send: Send) -> bool:
     """Run one trial, and tell how it goes; False when it failed, and this worker is spent.
 
-    Of several processes the first tells how it goes, and each what went wrong.
+    Of several processes the first tells how it goes, and each what went wrong in its part. A record
+    makes a line that the pipe may tear apart: when it is sent, no other process writes any more.
     """
     if ranks.rank == 0:
         print(f"--- {trial['spec']}", file=sys.stderr, flush=True)
@@ -71,17 +73,20 @@ def _run(bench: Any, trial: dict[str, Any], ranks: Ranks, send: Send) -> bool:
 
     from optbench_llm.leaderboard.workbench import is_out_of_memory
 
+    done = False
     try:
         record = bench.run(trial, on_step)
+        done = True
         ranks.meet()
         if ranks.rank == 0:
-            send(event="result", record=record, losses=record.pop("losses"))
+            send(event="result", record=record.to_dict())
     except Exception as error:
         # Whatever an optimizer does is a row of the table.
         traceback.print_exc()
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:_REASON_LENGTH]
         status = "oom" if is_out_of_memory(error) else "error"
-        send(event="failed", status=status, reason=reason)
+        if ranks.rank == 0 or not done:
+            send(event="failed", status=status, reason=reason)
         return False
     return True
 

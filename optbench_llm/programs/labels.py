@@ -23,13 +23,18 @@ def trained_positions(trainer: Trainer, inputs: Mapping[str, Any]) -> Tensor:
     if "shift_labels" in inputs:
         return inputs["shift_labels"] != IGNORED_LABEL
     mask = inputs["labels"] != IGNORED_LABEL
+    if not shifts_labels(trainer):
+        return mask
+    return nn.functional.pad(mask[..., 1:], (0, 1), value=False)
+
+
+def shifts_labels(trainer: Trainer) -> bool:
+    """Whether the model's loss compares the logits at a position with the label after it."""
     model = trainer.model
     assert model is not None
     if model not in _SHIFTING:
         _SHIFTING[model] = _shifts_labels(base_model(trainer))
-    if not _SHIFTING[model]:
-        return mask
-    return nn.functional.pad(mask[..., 1:], (0, 1), value=False)
+    return _SHIFTING[model]
 
 
 def count_trained(trainer: Trainer, inputs: Any) -> Tensor | int:
@@ -49,7 +54,6 @@ def base_model(trainer: Trainer) -> Any:
 
 
 def _shifts_labels(model: Any) -> bool:
-    """Whether the model's loss compares the logits at a position with the label after it."""
     if not isinstance(model, PreTrainedModel) or model.loss_function is not ForCausalLMLoss:
         return False
     # A class that transformers knows no loss for gets this one, used or not; GPT-2 is among them.

@@ -130,7 +130,7 @@ class OptBenchCallback(TrainerCallback, ExportableState):
         # A checkpoint of a plain Trainer has no entry, and saving looks for one.
         saved[type(self).__name__] = entry
         self._optimizer = unwrapped(optimizer)
-        if isinstance(self._optimizer, RuleOptimizer):
+        if isinstance(self._optimizer, RuleOptimizer) and self._optimizer.expected_steps is None:
             # All of them, also on a resume: it must run as the interrupted run did.
             self._optimizer.expected_steps = state.max_steps
         self._compile_s_before = self.compile_s

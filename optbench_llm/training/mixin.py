@@ -55,11 +55,13 @@ class OptBenchMixin(_Trainer):
     left at x when ``train`` returns.
 
     ``effective_hyperparameters`` holds one dict for each parameter group, once there is an
-    optimizer.
+    optimizer. ``expected_steps`` are the steps that the engine's choice counts on, those of the run
+    unless somebody sets it: compiled code may serve several.
     """
 
     # Class attributes, since `attach` turns a finished trainer into one of these.
     effective_hyperparameters: list[dict[str, Any]] | None = None
+    expected_steps: int | None = None
     _attached: Attached | None = None
     _made: tuple[OptimizerChoice, torch.optim.Optimizer] | None = None
     _replay: Replay | None = None
@@ -201,7 +203,7 @@ class OptBenchMixin(_Trainer):
         The optimizer gets to know how long the run is, before anybody asks for its engine.
         """
         if isinstance(inner := unwrapped(self.optimizer), RuleOptimizer):
-            inner.expected_steps = num_training_steps
+            inner.expected_steps = self.expected_steps or num_training_steps
         given = (num_training_steps, *(() if optimizer is None else (optimizer,)))
         if self.choice is None or self.lr_scheduler is not None:
             return super().create_scheduler(*given)

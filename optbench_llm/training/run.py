@@ -16,11 +16,11 @@ from transformers.trainer_callback import PrinterCallback
 
 from optbench_llm.data import make_collator
 from optbench_llm.providers import canonical_spec
+from optbench_llm.run_record import Curves, RunRecord
 from optbench_llm.training.arguments import OptBenchArguments
-from optbench_llm.training.evaluation import mean_token_loss
+from optbench_llm.training.evaluation import SplitLoss, mean_token_loss, split_loss
 from optbench_llm.training.mixin import OptBenchTrainer
 from optbench_llm.training.optimizer_clock import unwrapped
-from optbench_llm.training.record import RunRecord
 from optbench_llm.training.sharded import is_sharded
 
 if TYPE_CHECKING:
@@ -39,10 +39,14 @@ def run_training(
     on_step: OnStep | None = None,
     evaluate: bool = True,
     evaluate_start: bool = False,
+    evaluate_test: bool = False,
+    expected_steps: int | None = None,
     callbacks: Iterable[TrainerCallback] = (),
 ) -> RunRecord:
-    """Train on ``splits.train`` and evaluate on ``splits.validation``.
+    """Train on ``splits.train``, evaluate on ``splits.validation``, and ``splits.test`` if asked.
 
+    An empty test split is not evaluated. ``expected_steps`` are what the optimizer's engine counts
+    on, where the process runs more than these (see :class:`OptBenchMixin`).
     ``on_step(step, loss)`` is called after every optimizer step (on a GPU when the trainer logs).
     A run that diverges returns with status ``diverged`` and its reason; exceptions propagate.
     The model is left where it is to be evaluated and saved, in plain form, so that the caller may
@@ -59,11 +63,13 @@ def run_training(
         callbacks=[*callbacks],
     )
     trainer.remove_callback(PrinterCallback)
+    trainer.expected_steps = expected_steps
     reporter.trainer = trainer
     trainer.add_callback(reporter)
     with _plain_afterwards(model):
         trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
-        return _record(trainer, splits.validation if evaluate else None)
+        test = splits.test if evaluate_test and len(splits.test) else None
+        return _record(trainer, splits.validation if evaluate else None, test)
 
 
 @contextlib.contextmanager
@@ -109,15 +115,21 @@ class _Reporter(TrainerCallback):
             self._on_step(self._reported, measured.losses[self._reported - unseen - 1])
 
 
-def _record(trainer: OptBenchTrainer, validation: object | None) -> RunRecord:
+def _record(trainer: OptBenchTrainer, validation: object, test: object) -> RunRecord:
     measured = trainer.measurements
-    reason, eval_loss, eval_wall_s = measured.diverged_reason, None, measured.eval_wall_s
+    reason = measured.diverged_reason
+    eval_loss: float | None = None
+    on_test: SplitLoss | None = None
+    started = time.perf_counter()
     if reason is None and validation is not None:
-        started = time.perf_counter()
         eval_loss = mean_token_loss(trainer, validation)
-        eval_wall_s += time.perf_counter() - started
         if not math.isfinite(eval_loss):
             reason = f"validation loss is {eval_loss} after step {trainer.state.global_step}"
+    if reason is None and test is not None:
+        on_test = split_loss(trainer, test)
+        if not math.isfinite(on_test.mean):
+            reason = f"test loss is {on_test.mean} after step {trainer.state.global_step}"
+    eval_wall_s = measured.eval_wall_s + time.perf_counter() - started
     losses = measured.losses
     hyperparameters = trainer.effective_hyperparameters or []
     optimizer: Any = unwrapped(trainer.optimizer)
@@ -136,8 +148,8 @@ def _record(trainer: OptBenchTrainer, validation: object | None) -> RunRecord:
         train_loss=math.fsum(losses) / len(losses) if losses else None,
         first_loss=losses[0] if losses else None,
         last_loss=losses[-1] if losses else None,
-        losses=list(losses),
         eval_loss=eval_loss,
+        test_loss=None if on_test is None else on_test.mean,
         initial_eval_loss=measured.initial_eval_loss,
         # The companion's groups, with an lr of their own, come last.
         lr=hyperparameters[0]["lr"],
@@ -148,7 +160,6 @@ def _record(trainer: OptBenchTrainer, validation: object | None) -> RunRecord:
         first_step_ms=measured.first_step_ms,
         compile_s=measured.compile_s,
         extra_passes=measured.extra_passes / max(1, trainer.state.global_step),
-        step_passes=list(measured.passes) if measured.extra_passes else None,
         state_bytes=state_bytes,
         state_bytes_per_param=state_bytes / parameters,
         peak_mem_bytes=measured.peak_mem_bytes,
@@ -159,4 +170,10 @@ def _record(trainer: OptBenchTrainer, validation: object | None) -> RunRecord:
         engine=getattr(optimizer, "engine", "foreign"),
         seed=trainer.args.seed,
         parameters=parameters,
+        curves=Curves(
+            losses=[*losses],
+            step_passes=[*measured.passes] if measured.extra_passes else None,
+            test_losses=None if on_test is None else on_test.block_losses,
+            test_tokens=None if on_test is None else on_test.block_tokens,
+        ),
     )
