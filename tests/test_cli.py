@@ -25,7 +25,8 @@ from optbench_llm.cli import split_specs
 from optbench_llm.compatibility import CIRCUMSTANCES
 from optbench_llm.info_page import info_json
 
-HEAVY = ["torch", "transformers", "datasets", "accelerate", "pandas", "pydantic", "rich", "numpy"]
+HEAVY = ["torch", "transformers", "datasets", "accelerate", "pandas", "scipy"]
+HEAVY += ["pydantic", "rich", "numpy"]
 
 
 def run(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
@@ -39,8 +40,8 @@ def run(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
     [
         ("optbench_llm", HEAVY),
         ("optbench_llm.cli", HEAVY),
-        ("optbench_llm.leaderboard.command", HEAVY[:5]),
-        ("optbench_llm.leaderboard.estimate", HEAVY[:5]),
+        ("optbench_llm.leaderboard.command", HEAVY[:6]),
+        ("optbench_llm.leaderboard.estimate", HEAVY[:6]),
     ],
 )
 def test_importing_costs_no_heavy_package(module, too_heavy):
@@ -202,7 +203,7 @@ def test_all_of_the_list_costs_no_torch():
     """State per parameter included: slots are counted without a tensor."""
     code = (
         "import sys; from optbench_llm.catalog_pages import *;"
-        f"list_json(Selection()); print([m for m in {HEAVY[:5]} if m in sys.modules])"
+        f"list_json(Selection()); print([m for m in {HEAVY[:6]} if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
