@@ -66,11 +66,14 @@ def status(row: Gathered, recipe: Recipe) -> tuple[RunStatus, str | None]:
 def _has_found_nothing(row: Gathered) -> bool:
     """Whether the search is over without an lr: all that it asked for has failed."""
     asked = row.planned.search
-    return len(row.search) == len(asked) and all(r.record.status in _WORST_FIRST for r in row.search)
+    return len(row.search) == len(asked) and all(
+        r.record.status in _WORST_FIRST for r in row.search
+    )
 
 
 def _worst(failed: tuple[TrialResult, ...], *, searched: bool, seeds: int) -> tuple[RunStatus, str]:
-    worst = min((r.record.status for r in failed), key=_WORST_FIRST.index)
+    statuses = {result.record.status for result in failed}
+    worst = next(status for status in _WORST_FIRST if status in statuses)
     like_it = [result for result in failed if result.record.status == worst]
     why = like_it[0].record.reason or worst
     if searched:

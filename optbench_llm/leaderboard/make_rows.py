@@ -86,8 +86,7 @@ def ranked(rows: Iterable[Row], metric: str) -> list[Row]:
     in_order = sorted(rows, key=key)
     done = [key(row) for row in in_order if row.done]
     return [
-        replace(row, rank=1 + (done.index(key(row)) if row.done else len(done)))
-        for row in in_order
+        replace(row, rank=1 + (done.index(key(row)) if row.done else len(done))) for row in in_order
     ]
 
 

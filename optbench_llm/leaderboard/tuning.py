@@ -38,9 +38,7 @@ def tuning(
         lr_margin=found.lr_margin,
         edges=tuple(edge for edge, is_best in reached if is_best),
         loss_at_declared_lr=_loss_at_first(row),
-        sensitivity=(
-            None if initial is None else lr_curves.sensitivity(curve, found.lr, initial)
-        ),
+        sensitivity=(None if initial is None else lr_curves.sensitivity(curve, found.lr, initial)),
         lr_tolerance=None if gain is None else lr_curves.lr_tolerance(curve, gain),
         with_tries=_with_tries(row.search[: len(COARSE)], untouched),
         search=_runs(row),
