@@ -232,7 +232,7 @@ def test_running_twice_on_one_model_leaves_no_wrappers(tmp_path):
     first = run(tmp_path, model=model, bf16=True, max_steps=1, learning_rate=0.0)
     assert set(vars(model)) == before
     second = run(tmp_path, model=model, bf16=True, max_steps=1, learning_rate=0.0)
-    assert first.losses == second.losses
+    assert first.curves.losses == second.curves.losses
 
 
 def test_steps_are_reported_after_a_stock_trainers_checkpoint(tmp_path):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from optbench_llm.catalog import parse_spec
 from optbench_llm.rules.hyperparameters import check_hyperparameters
+from optbench_llm.rules.rule import Rule
+
+#: Packages of providers whose own name is another.
+_PACKAGES = {"bnb": "bitsandbytes", "hf": "transformers"}
 
 
 def check_settings(spec: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -61,6 +66,32 @@ def takes_weight_decay(spec: str) -> bool:
     if info is not None:
         return "weight_decay" in info.defaults
     return "weight_decay" in _provider_defaults(spec)
+
+
+def rule_version(spec: str) -> str:
+    """Which code makes the numbers of ``spec``: results of another version compare with none.
+
+    Of a rule of ours its own version and those of its wrappers and its companion, such as
+    ``lookahead 1+adamw 1``; of a provider's class its package's, such as ``bitsandbytes 0.50.2``,
+    or ``unknown`` for one that is not installed as a package.
+    """
+    parsed = parse_spec(spec)
+    info = parsed.info
+    if info is None or info.provider is not None:
+        provider = parsed.provider or str(info and info.provider).partition(":")[0]
+        package = _PACKAGES.get(provider, provider.partition(".")[0])
+        try:
+            return f"{package} {version(package)}"
+        except PackageNotFoundError:
+            return f"{package} unknown"
+    rule, parts = info.rule_class(), []
+    for name in parsed.wrappers:
+        parts.append(f"{name} {vars(rule).get('version', Rule.version)}")
+        rule = vars(rule)["made_of"]
+    parts.append(f"{parsed.name} {rule.version}")
+    if rule.companion is not None:
+        parts.append(f"{rule.companion.__name__.lower()} {rule.companion.version}")
+    return "+".join(parts)
 
 
 def _provider_defaults(spec: str) -> dict[str, Any]:

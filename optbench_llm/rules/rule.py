@@ -93,6 +93,11 @@ class Rule:
       count of attention ``heads`` (0 where it has none).
     """
 
+    #: Raised when the rule's numbers change: through its own code, through functions that it shares
+    #: with others, its programs (which run for the rules that name them alone) or its defaults. So
+    #: stored results of older numbers are not ranked with new ones. A class derived from a rule
+    #: changes with it; a wrapper's own is the one that its class states, else 1.
+    version: ClassVar[int] = 1
     scope: ClassVar[Scope] = Scope.ELEMENT
     slots: ClassVar[tuple[Slot, ...]] = ()
     defaults: ClassVar[Mapping[str, Any]] = {}
