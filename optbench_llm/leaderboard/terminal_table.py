@@ -87,7 +87,7 @@ def _of_terminal(board: Board) -> list[Column]:
 
     def difference_or_status(row: Row, show: Callable[[Row], str | None]) -> str | None:
         if not row.done:
-            return f"{row.status}, {row.finished[0]} of {row.finished[1]} "
+            return f"{row.status} {row.finished[0]}/{row.finished[1]} "
         return "baseline " if row.label == board.baseline else show(row)
 
     return [
