@@ -53,11 +53,12 @@ class Bench:
         """A training's record, and the weights that it ended with."""
         recipe = override(self.recipe, {"optimizers": [spec]})
         trial = plan_trials(recipe, Inputs("", ""))[0].to_dict()
-        trial["training"] = {**trial["training"], **changes}
+        training = {**trial["training"], **changes}
+        trial |= {**training, "engine": "auto"}
         set_seed(trial["seed"])
         model = copy.deepcopy(self.base.model)
         with tempfile.TemporaryDirectory() as folder:
-            args = training_arguments(trial, folder)
+            args = training_arguments(training, trial, folder)
             record = run_training(model, self.base.tokenizer, self.splits, args, evaluate=True)
         return record.to_dict(), weights(model)
 

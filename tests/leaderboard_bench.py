@@ -75,8 +75,12 @@ class Bench:
         with Store.open(self.folder / f"store-{self._boards}", plan.identity) as store:
             environment = describe_environment()
             for trial in plan.trials:
-                record = self._workbench(plan).run(trial.to_dict(), lambda step, loss: None)
-                store.put(trial, record, record.pop("losses"), environment)
+                message = {**trial.to_dict(), **trial.training, "max_steps": None}
+                message |= {"engine": "auto", "planned_steps": trial.training["max_steps"]}
+                record = self._workbench(plan).run(message, lambda step, loss: None).to_dict()
+                curves = record.pop("curves")
+                record["step_passes"] = curves["step_passes"]
+                store.put(trial, record, curves["losses"], environment)
             return Board(plan.recipe, environment, rank_rows(store.results, plan.recipe.rank_by))
 
     def untouched_eval_loss(self, path: Path) -> float:

@@ -208,7 +208,10 @@ def test_run_record_holds_what_a_row_needs(tmp_path):
     assert record.reason is None
     assert steps == list(enumerate(record.curves.losses, start=1))
     assert record.train_loss == pytest.approx(sum(record.curves.losses) / 10)
-    assert (record.first_loss, record.last_loss) == (record.curves.losses[0], record.curves.losses[-1])
+    assert (record.first_loss, record.last_loss) == (
+        record.curves.losses[0],
+        record.curves.losses[-1],
+    )
     assert record.eval_loss < record.initial_eval_loss
     assert record.state_bytes_per_param == pytest.approx(12 + 4, rel=0.3)
     assert record.tokens_per_s > 0
