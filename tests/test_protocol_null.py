@@ -25,12 +25,12 @@ def test_a_large_board_claims_what_is_so(monkeypatch, c):
     """24 rows: claims about equals on 5 % of boards at most, 95 % intervals, 4 sigma found."""
     found = simulated(monkeypatch, 24, c)
     _assert_honest(found)
-    assert found["power"] >= 0.7 - 0.03 * (c == 80)  # 0.70 over 1000 boards, here of 300
+    assert found["power"] >= 0.7
 
 
 @pytest.mark.parametrize("c", [0, 5, 20, 80])
 def test_a_small_board_claims_what_is_so(monkeypatch, c):
-    """6 rows by paired t, of 4 degrees of freedom: as honest, and of less power where c is large."""
+    """6 rows by paired t of 4 degrees of freedom: as honest, of less power where c is large."""
     found = simulated(monkeypatch, 6, c)
     _assert_honest(found)
     assert found["power"] >= (0.7 if c < 80 else 0.4)
