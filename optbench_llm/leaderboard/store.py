@@ -1,241 +1,284 @@
 """The store: a folder of trials, the truth for every table.
 
-``recipe.json`` says which recipe, model, data and package version all its trials share; each trial
-is a folder ``trials/<spec>-<id>`` with ``result.json`` and ``losses.jsonl``. A trial's folder is
-written under a temporary name, flushed to the disk and renamed, so that it is there whole or not at
-all. One process at a time writes to a store: it holds a file lock that dies with it.
+``store.json`` says which model, data and training all its trials share, ``rows.json`` which rows
+runs have asked for, ``untouched.json`` what the model lost before any training. Each trial is a
+folder ``trials/<spec>-<id>``, which is there whole or not at all. One process at a time writes to a
+store: it holds a file lock that dies with it. Anyone may read.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from optbench_llm.leaderboard.recipe import Recipe
-from optbench_llm.leaderboard.trial import Inputs, TrialSpec
+from pydantic import ConfigDict, StrictFloat, StrictStr, TypeAdapter
+
+from optbench_llm.leaderboard.durable import (
+    SCRATCH,
+    clear_scratch,
+    refusing,
+    write_file,
+    write_folder,
+)
+from optbench_llm.leaderboard.identity import Identity, identity
+from optbench_llm.leaderboard.recipe import OptimizerEntry, Schedule
+from optbench_llm.leaderboard.result import Environment, TrialResult
+from optbench_llm.leaderboard.trial import TrialSpec
+from optbench_llm.leaderboard.trial_files import copied_files, read_result, result_files
+from optbench_llm.run_record import RunRecord
 from optbench_llm.strict_json import finite_only
 
-FINAL = ("done", "diverged")
-_SCRATCH = ".tmp-"
+__all__ = ["FORMAT", "Identity", "Store", "Untouched", "identity"]
+
+FORMAT = 2
+_IDENTITY, _ROWS, _UNTOUCHED = "store.json", "rows.json", "untouched.json"
 _OTHER_STORE = "choose another folder with --store"
 
 
 @dataclass(frozen=True)
-class TrialResult:
-    """What one trial gave: its ``RunRecord`` as a dict, its losses, and where it ran."""
+class Untouched:
+    """Losses of the model before any training; None where a split is empty or was not measured."""
 
-    trial: dict[str, Any]
-    id: str
-    record: dict[str, Any]
-    losses: list[float | None]
-    environment: dict[str, Any]
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
-    @property
-    def final(self) -> bool:
-        """Whether the same trial would give the same again; all else is worth another try."""
-        return self.record["status"] in FINAL
+    eval_loss: StrictFloat | None = None
+    test_loss: StrictFloat | None = None
 
 
-def identity(recipe: Recipe, inputs: Inputs) -> dict[str, Any]:
-    """What all trials of a store share: without it, two results must not stand in one ranking."""
-    return {
-        "name": recipe.name,
-        "version": recipe.version,
-        "model": inputs.model_fingerprint,
-        "data": inputs.data_fingerprint,
-        "package": inputs.package_version,
-        "lr": recipe.lr,
-        "lr_scale": recipe.lr_scale,
-        "seeds": list(recipe.seeds),
-        "training": recipe.training.model_dump(mode="json"),
-        **recipe.launch,
-    }
+@dataclass(frozen=True)
+class _Row:
+    """A row of a table as it is stored. It was checked when a run asked for it.
+
+    To check it again would take the provider of a third-party optimizer, which whoever reads a
+    store need not have.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    spec: StrictStr
+    lr: StrictFloat | None
+    schedule: Schedule | None
+    args: dict[str, Any]
 
 
 @dataclass
 class Store:
-    """A folder of trials that belong together."""
+    """A folder of trials that belong together; ``by_id`` holds them, by the ids of their specs."""
 
     path: Path
-    identity: dict[str, Any]
-    _results: dict[str, TrialResult] = field(default_factory=dict, repr=False)
+    identity: Identity
+    by_id: dict[str, TrialResult] = field(default_factory=dict, repr=False)
+    rows: list[OptimizerEntry] = field(default_factory=list, repr=False)
+    untouched: Untouched | None = None
 
     @classmethod
-    def read(cls, path: Path, identity: dict[str, Any]) -> Store:
-        """Look into the store at ``path`` without writing; one that does not exist is empty.
+    def read(cls, path: Path, identity: Identity | None = None) -> Store:
+        """Look into the store at ``path`` without writing; without an identity, whatever it holds.
+
+        With one, a store that does not exist is empty.
 
         Raises:
-            ValueError: ``path`` is no folder, a file in it is damaged, or the store belongs to
-                another recipe, model, data or package version.
+            ValueError: no store where one is expected, one of another model, data or training or
+                of another format, or a file in it is damaged.
         """
         if path.exists() and not path.is_dir():
             raise ValueError(f"store {path}: is not a folder; choose another with --store")
-        store = cls(path, identity)
-        store._refuse_others()
-        store._results = {result.id: result for result in store._read_results()}
-        return store
+        there = _read_identity(path)
+        if there is None:
+            if identity is None:
+                raise ValueError(f"store {path}: holds no store (no {_IDENTITY})")
+            return cls(path, identity)
+        differing = identity.differences(there) if identity else []
+        if differing:
+            raise ValueError(
+                f"store {path}: holds results of another model, data or training, which cannot be "
+                f"ranked with these ({'; '.join(differing)}); {_OTHER_STORE}"
+            )
+        rows = [] if (rows := _read_json(path / _ROWS)) is None else _stored(path / _ROWS, rows)
+        untouched = _read_json(path / _UNTOUCHED)
+        return cls(
+            path,
+            there,
+            {result.trial.id: result for result in map(read_result, _trial_folders(path))},
+            [OptimizerEntry.model_construct(**asdict(row)) for row in rows],
+            None if untouched is None else _stored(path / _UNTOUCHED, untouched),
+        )
 
     @classmethod
     @contextmanager
-    def open(cls, path: Path, identity: dict[str, Any]) -> Iterator[Store]:
+    def open(cls, path: Path, identity: Identity) -> Iterator[Store]:
         """Open the store at ``path`` for writing, alone, and clear what a killed run left.
 
         Raises:
-            ValueError: ``path`` cannot be written, another process is writing there, or the store
-                belongs to another recipe, model, data or package version.
+            ValueError: ``path`` cannot be written, another process is writing there, or as `read`.
         """
-        try:
+        with refusing(path):
             (path / "trials").mkdir(parents=True, exist_ok=True)
             lock = open(path / "lock", "a+", encoding="utf-8")  # noqa: SIM115
-        except OSError as error:
-            raise ValueError(
-                f"store {path}: cannot be written ({error.strerror}); choose another with --store"
-            ) from error
         with lock:
-            _take(lock, path)
+            with refusing(path):
+                _take(lock, path)
+                clear_scratch(path / "trials")
             store = cls.read(path, identity)
-            store._clear_scratch()
-            if not (path / "recipe.json").exists():
-                store.write_json("recipe.json", identity)
+            if not (path / _IDENTITY).exists():
+                store._write_json(_IDENTITY, {"format": FORMAT, **identity.to_dict()})
             try:
                 yield store
             finally:
-                store._clear_scratch()
+                clear_scratch(path / "trials")
 
     @property
     def results(self) -> list[TrialResult]:
         """Every trial in the store, finished or failed."""
-        return list(self._results.values())
+        return list(self.by_id.values())
 
     def get(self, trial: TrialSpec) -> TrialResult | None:
         """The stored result of ``trial``, if there is one."""
-        return self._results.get(trial.id)
+        return self.by_id.get(trial.id)
 
     def put(
-        self,
-        trial: TrialSpec,
-        record: dict[str, Any],
-        losses: list[float],
-        environment: dict[str, Any],
+        self, trial: TrialSpec, record: RunRecord, wall_s: float, environment: Environment
     ) -> TrialResult:
-        """Keep a trial's outcome; takes the place of an earlier one. Safe against a crash."""
-        finite = finite_only({"record": record, "losses": losses})
-        result = TrialResult(
-            trial.to_dict(), trial.id, finite["record"], finite["losses"], environment
-        )
-        scratch = self.path / "trials" / f"{_SCRATCH}{trial.folder}"
-        earlier = scratch.with_name(f"{scratch.name}-earlier")
-        for left_over in (scratch, earlier):
-            shutil.rmtree(left_over, ignore_errors=True)
-        scratch.mkdir()
-        lines = [_line({"step": i, "loss": loss}) for i, loss in enumerate(result.losses, 1)]
-        _write_file(scratch / "losses.jsonl", "".join(lines))
-        head = {"id": result.id, "trial": result.trial, "environment": environment}
-        _write_file(scratch / "result.json", _json({**head, "record": result.record}))
-        _flush_folder(scratch)
+        """Keep a trial's outcome; takes the place of an earlier one. Safe against a crash.
 
-        folder = self.path / "trials" / trial.folder
-        if folder.exists():
-            folder.rename(earlier)
-        scratch.rename(folder)
-        _flush_folder(folder.parent)
-        shutil.rmtree(earlier, ignore_errors=True)
-        self._results[trial.id] = result
-        return result
-
-    def write(self, name: str, text: str) -> None:
-        """Write a file beside the trials, whole or not at all."""
-        _write_file(self.path / name, text)
-
-    def read_json(self, name: str) -> dict[str, Any] | None:
-        """The object in the JSON file ``name`` beside the trials, if it is there.
+        Returns the result as the next reader will see it.
 
         Raises:
-            ValueError: the file is damaged.
+            ValueError: the disk is full or cannot be written; all that was stored is whole.
         """
-        path = self.path / name
-        if not path.exists():
-            return None
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path}: damaged ({error}); {_OTHER_STORE}") from error
-        if not isinstance(value, dict):
-            raise ValueError(f"{path}: damaged (expected a JSON object); {_OTHER_STORE}")
-        return value
+        return self._keep(trial, result_files(trial, record, wall_s, environment))
 
-    def write_json(self, name: str, value: dict[str, Any]) -> None:
-        """Write a JSON file beside the trials."""
-        self.write(name, _json(value))
+    def copy(self, result: TrialResult, source: Store) -> TrialResult:
+        """Keep a result of another store, file for file; takes the place of an earlier one.
+
+        Raises:
+            ValueError: its curves are damaged, or the disk is full or cannot be written.
+        """
+        result.curves()
+        return self._keep(result.trial, copied_files(source._folder(result.trial)))
+
+    def add_rows(self, entries: Sequence[OptimizerEntry]) -> None:
+        """Remember the rows that a run asks for, behind those of earlier runs.
+
+        Raises:
+            ValueError: as :meth:`put`.
+        """
+        rows = list(self.rows)
+        for entry in entries:
+            if entry not in rows:
+                rows.append(entry)
+        if len(rows) > len(self.rows):
+            self._write_json(_ROWS, [entry.model_dump(mode="json") for entry in rows])
+            self.rows = rows
+
+    def put_untouched(self, untouched: Untouched) -> None:
+        """Keep the untouched model's losses.
+
+        Raises:
+            ValueError: as :meth:`put`.
+        """
+        values = finite_only(asdict(untouched))
+        self._write_json(_UNTOUCHED, values)
+        self.untouched = Untouched(**values)
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file beside the trials, whole or not at all.
+
+        Raises:
+            ValueError: as :meth:`put`.
+        """
+        with refusing(self.path):
+            write_file(self.path / name, text.encode())
 
     def scratch_folder(self, name: str) -> Path:
         """A folder for a worker's temporary files; the next opening clears it."""
-        folder = self.path / "trials" / f"{_SCRATCH}{name}"
-        folder.mkdir(exist_ok=True)
+        folder = self.path / "trials" / f"{SCRATCH}{name}"
+        with refusing(self.path):
+            folder.mkdir(exist_ok=True)
         return folder
 
-    def _clear_scratch(self) -> None:
-        for left_over in (self.path / "trials").glob(f"{_SCRATCH}*"):
-            shutil.rmtree(left_over)
+    def _folder(self, trial: TrialSpec) -> Path:
+        return self.path / "trials" / trial.folder
 
-    def _read_results(self) -> Iterator[TrialResult]:
-        for path in sorted((self.path / "trials").glob("[!.]*/result.json")):
-            try:
-                head = json.loads(path.read_text(encoding="utf-8"))
-                lines = path.with_name("losses.jsonl").read_text(encoding="utf-8").splitlines()
-                losses = [json.loads(line)["loss"] for line in lines]
-                result = TrialResult(
-                    dict(head["trial"]),
-                    head["id"],
-                    {"status": head["record"]["status"], **head["record"]},
-                    losses,
-                    dict(head["environment"]),
-                )
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{path.parent}: damaged ({error!r}); delete this folder to run the trial again"
-                ) from error
-            yield result
+    def _keep(self, trial: TrialSpec, files: dict[str, bytes]) -> TrialResult:
+        folder = self._folder(trial)
+        with refusing(self.path):
+            write_folder(folder, files)
+        result = read_result(folder)
+        self.by_id[trial.id] = result
+        return result
 
-    def _refuse_others(self) -> None:
-        theirs = self.read_json("recipe.json")
-        if theirs is None:
-            return
-        ours = json.loads(_json(self.identity))
-        differing = [
-            f"{key}: {_short(a)} there, {_short(b)} here"
-            for (key, a), (_, b) in zip(_flat(theirs, ours), _flat(ours, theirs), strict=True)
-            if a != b
-        ]
-        if differing:
+    def _write_json(self, name: str, value: Any) -> None:
+        self.write(name, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def _read_identity(path: Path) -> Identity | None:
+    """What the store at ``path`` says that it holds; None where there is no store."""
+    file = path / _IDENTITY
+    values = _read_json(file)
+    if values is None:
+        if (path / "recipe.json").exists():
             raise ValueError(
-                f"store {self.path}: holds results of another recipe, which cannot be ranked "
-                f"with these ({'; '.join(differing)}); choose another folder with --store"
+                f"store {path}: was written by an older version of optbench-llm; convert it: "
+                f"optbench-llm convert {path} --into NEW"
             )
+        if next(_trial_folders(path), None) is not None:
+            raise ValueError(
+                f"store {path}: holds trials and no {_IDENTITY} that says of what model, data and "
+                f"training; {_OTHER_STORE}"
+            )
+        return None
+    found = values.pop("format", None) if isinstance(values, dict) else None
+    if isinstance(found, int) and found > FORMAT:
+        raise ValueError(
+            f"store {path}: has format {found}, and this version of optbench-llm reads {FORMAT}; "
+            f"install a later one, or {_OTHER_STORE}"
+        )
+    if found != FORMAT:
+        raise ValueError(f"{file}: damaged (expected format {FORMAT}); {_OTHER_STORE}")
+    try:
+        return Identity.from_dict(values)
+    except ValueError as error:
+        raise ValueError(f"{file}: damaged ({error}); {_OTHER_STORE}") from error
 
 
-def _flat(values: dict[str, Any], others: dict[str, Any]) -> list[tuple[str, Any]]:
-    """``(dotted key, value)`` for every key that either of the two has, in one fixed order."""
-    flat: list[tuple[str, Any]] = []
-    for key in sorted(values.keys() | others.keys()):
-        a, b = values.get(key), others.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            flat += [(f"{key}.{inner}", value) for inner, value in _flat(a, b)]
-        else:
-            flat.append((key, a))
-    return flat
+def _read_json(path: Path) -> Any:
+    """The JSON in a file beside the trials; None where there is no such file."""
+    if not path.exists():
+        return None
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: damaged ({error}); {_OTHER_STORE}") from error
+    if value is None:
+        raise ValueError(f"{path}: damaged (holds null); {_OTHER_STORE}")
+    return value
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:36]}..."
+def _stored(path: Path, value: Any) -> Any:
+    try:
+        return _readers()[path.name].validate_python(value)
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged ({error}); {_OTHER_STORE}") from error
+
+
+@cache
+def _readers() -> dict[str, TypeAdapter[Any]]:
+    return {_ROWS: TypeAdapter(list[_Row]), _UNTOUCHED: TypeAdapter(Untouched)}
+
+
+def _trial_folders(path: Path) -> Iterator[Path]:
+    trials = path / "trials"
+    if trials.is_dir():
+        names = sorted(e.name for e in os.scandir(trials) if e.is_dir() and e.name[0] != ".")
+        yield from (trials / name for name in names)
 
 
 def _take(lock: Any, path: Path) -> None:
@@ -249,33 +292,8 @@ def _take(lock: Any, path: Path) -> None:
         lock.seek(0)
         raise ValueError(
             f"store {path}: process {lock.read().strip() or '?'} is writing to it; "
-            "wait for it, or choose another folder with --store"
+            f"wait for it, or {_OTHER_STORE}"
         ) from None
     lock.truncate(0)
     lock.write(f"{os.getpid()}\n")
     lock.flush()
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=2, allow_nan=False) + "\n"
-
-
-def _line(value: Any) -> str:
-    return json.dumps(value, allow_nan=False) + "\n"
-
-
-def _write_file(path: Path, text: str) -> None:
-    scratch = path.with_name(f"{path.name}{_SCRATCH}")
-    with open(scratch, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.rename(path)
-
-
-def _flush_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
