@@ -1,173 +1,183 @@
-"""From stored trials to ranked rows."""
+"""The rows of a board as typed records; `make_rows` makes them, `table` shows them."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
-from optbench_llm.catalog import parse_spec
-from optbench_llm.leaderboard.store import TrialResult
+from optbench_llm.run_record import RunStatus
 
-Row = dict[str, Any]
-
-# What the record tells beyond the columns that every row begins with.
-_DETAILS = (
-    "initial_eval_loss",
-    "first_loss",
-    "last_loss",
-    "tokens",
-    "first_step_ms",
-    "compile_s",
-    "extra_passes",
-    "state_bytes",
-    "train_wall_s",
-    "eval_wall_s",
-    "batches_hash",
-    "engine",
-    "parameters",
-)
+Interval = tuple[float, float]
+Edge = Literal["lower", "upper"]
 
 
-def rank_rows(results: Sequence[TrialResult], rank_by: str) -> list[Row]:
-    """One row a trial, best first; what did not finish shares the rank after the last that did.
+@dataclass(frozen=True)
+class SeedRun:
+    """One of the runs that a row is reported with."""
 
-    Equal losses share a rank; a row without the loss to rank by comes after those with one. A
-    failed trial keeps its reason and has None for what it never measured: it is never dropped and
-    never counted as zero.
+    seed: int
+    test_loss: float | None
+    train_loss: float | None
+    eval_loss: float | None
+    status: RunStatus
+    trial: str
+
+    def loss(self, name: str) -> float | None:
+        """``test_loss``, ``train_loss`` or ``eval_loss``."""
+        return getattr(self, name)
+
+
+@dataclass(frozen=True)
+class SearchRun:
+    """One trial of the search for a row's lr, of one seed."""
+
+    lr: float
+    validation_loss: float | None
+    test_loss: float | None
+    status: RunStatus
+    trial: str
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a trial of the row takes: medians over its trials, in the unit of each name.
+
+    ``passes_per_step`` are forward and backward passes over as much data as a batch.
     """
-    rows = [_row(result) for result in results]
-    _compare_at_equal_cost(rows, results)
-    for row, label in zip(rows, _labels(rows), strict=True):
-        row["label"] = label
-    done = [row for row in rows if row["status"] == "done"]
-    failed = [row for row in rows if row["status"] != "done"]
 
-    def key(row: Row) -> tuple[bool, float]:
-        loss = row[rank_by]
-        return (True, 0.0) if loss is None else (False, loss)
-
-    done.sort(key=key)
-    keys = [key(row) for row in done]
-    for row in done:
-        row["rank"] = 1 + keys.index(key(row))
-    for row in failed:
-        row["rank"] = 1 + len(done)
-    return done + failed
+    steps: int | None = None
+    tokens: int | None = None
+    tokens_per_s: float | None = None
+    optimizer_step_ms: float | None = None
+    first_step_ms: float | None = None
+    compile_s: float | None = None
+    passes_per_step: float | None = None
+    extra_passes: float | None = None
+    state_bytes: int | None = None
+    state_bytes_per_param: float | None = None
+    peak_mem_bytes: int | None = None
+    train_wall_s: float | None = None
+    eval_wall_s: float | None = None
+    parameters: int | None = None
 
 
-def _row(result: TrialResult) -> Row:
-    record, trial = result.record, result.trial
-    return {
-        "rank": None,
-        "optimizer": trial["spec"],
-        "label": trial["spec"],
-        "status": record["status"],
-        "reason": record.get("reason"),
-        "train_loss": record.get("train_loss"),
-        "eval_loss": record.get("eval_loss"),
-        "passes_per_step": None,
-        "loss_at_equal_passes": None,
-        "loss_at_equal_time": None,
-        "published_loss": _published_loss(trial["spec"]),
-        "lr": trial["lr"],
-        "steps": record.get("steps"),
-        "tokens_per_s": record.get("tokens_per_s"),
-        "optimizer_step_ms": record.get("optimizer_step_ms"),
-        "state_bytes_per_param": record.get("state_bytes_per_param"),
-        "peak_mem_bytes": record.get("peak_mem_bytes"),
-        "seed": trial["seed"],
-        "schedule": trial["training"]["schedule"],
-        "arguments": trial["hyperparameters"],
-        "hyperparameters": record.get("hyperparameters"),
-        **{key: record.get(key) for key in _DETAILS},
-        "trial": result.id,
-    }
+@dataclass(frozen=True)
+class AtEqualCost:
+    """Mean train loss over the first part of the runs that every row could pay for.
 
-
-def _compare_at_equal_cost(rows: Sequence[Row], results: Sequence[TrialResult]) -> None:
-    """Fill in what the rows that are done cost, and their train loss over as much of it.
-
-    Equal passes: the first forward and backward passes, as many as the run has steps, so that it is
-    ``train_loss`` where a step takes one. Equal time: the first seconds of training, as many as the
-    fastest row took for all of it. A loss counts for the passes, or for the seconds, of its step.
+    ``loss_at_equal_passes``: as many forward and backward passes as the run has steps;
+    ``loss_at_equal_time``: as many seconds as the fastest row takes. None where that pays for no
+    step.
     """
-    done = [
-        (row, result)
-        for row, result in zip(rows, results, strict=True)
-        if row["status"] == "done" and result.losses
-    ]
-    seconds = {
-        row["trial"]: row["train_wall_s"] - (row["compile_s"] or 0.0)
-        for row, _ in done
-        if row["train_wall_s"] is not None
-    }
-    for row, result in done:
-        losses = [loss for loss in result.losses if loss is not None]
-        passes = result.record.get("step_passes") or [1.0] * len(losses)
-        if len(passes) != len(losses):
-            continue
-        total = sum(passes)
-        row["passes_per_step"] = total / len(passes)
-        row["loss_at_equal_passes"] = _mean_loss_within(len(passes), losses, passes)
-        if row["trial"] in seconds:
-            second = seconds[row["trial"]] / total
-            budget = min(seconds.values())
-            spent = [count * second for count in passes]
-            row["loss_at_equal_time"] = _mean_loss_within(budget, losses, spent)
+
+    loss_at_equal_passes: float | None = None
+    loss_at_equal_time: float | None = None
 
 
-def _mean_loss_within(
-    budget: float, losses: Sequence[float], costs: Sequence[float]
-) -> float | None:
-    """Mean of the losses over the first ``budget`` of cost, each weighted by its share of it.
+@dataclass(frozen=True)
+class Tuning:
+    """What the search for the row's lr found; empty outside the tuned track.
 
-    None where that does not pay for a single step.
+    - ``lr_margin``: the loss that the search's resolution may hide.
+    - ``edges``: at which ends of the tried lrs the best one lies, so that a better may lie beyond.
+    - ``loss_at_declared_lr``: test loss of the search's trial there, which is one seed.
+    - ``sensitivity``: the mean validation loss over lrs within a decade of the best, less the best.
+    - ``lr_tolerance``: decades of lr within 5 % of the baseline's gain.
+    - ``with_tries``: by "1", "3" and "5", the expected test loss of who tries so many of the coarse
+      lrs and keeps the best on validation.
+
+    A failed trial counts as the untouched model in the last three.
     """
-    if costs[0] > budget:
-        return None
-    total = spent = 0.0
-    for loss, cost in zip(losses, costs, strict=True):
-        share = min(cost, budget - spent)
-        total += share * loss
-        spent += share
-    return total / spent
+
+    declared_lr: float | None = None
+    lr_margin: float | None = None
+    edges: tuple[Edge, ...] = ()
+    loss_at_declared_lr: float | None = None
+    sensitivity: float | None = None
+    lr_tolerance: float | None = None
+    with_tries: dict[str, float | None] | None = None
+    search: tuple[SearchRun, ...] = ()
 
 
-def _published_loss(text: str) -> float | None:
-    """The published figure of a plain catalog name: other storages and providers were not in it."""
-    spec = parse_spec(text)
-    return spec.info.published_loss if spec.info and not spec.storage else None
+@dataclass(frozen=True)
+class Verdict:
+    """What the statistics of the whole board say of a row; None where they say nothing.
+
+    ``difference`` is that of the loss which ranks, the row's less the baseline's, and ``differs``
+    whether more than chance and the search may account for it. ``test_loss_interval`` is over seeds
+    on these test records, with ``_records`` over other records like these as well.
+    ``equivalent_baseline_steps`` are those after which the baseline has this test loss.
+    """
+
+    test_loss_interval: Interval | None = None
+    test_loss_interval_records: Interval | None = None
+    difference: float | None = None
+    difference_interval: Interval | None = None
+    p_adjusted: float | None = None
+    differs: bool | None = None
+    rank_interval: tuple[int, int] | None = None
+    equivalent_baseline_steps: float | None = None
+    equivalent_baseline_steps_bound: Literal["at most", "at least"] | None = None
 
 
-def _labels(rows: Sequence[Row]) -> list[str]:
-    """The spec of each row, with what else it takes to tell rows apart."""
-    labels = [row["optimizer"] for row in rows]
-    for describe in (_arguments, _lr, _schedule, _seed):
-        count = Counter(labels)
-        described: dict[str, set[str]] = {}
-        for row, label in zip(rows, labels, strict=True):
-            described.setdefault(label, set()).add(describe(row))
-        labels = [
-            f"{label} {describe(row)}".rstrip()
-            if count[label] > 1 and len(described[label]) > 1
-            else label
-            for row, label in zip(rows, labels, strict=True)
-        ]
-    return labels
+@dataclass(frozen=True)
+class Row:
+    """One optimizer of the board: losses are means over its finished seeds.
 
+    ``finished`` says how many these are, and of how many. ``lr`` is None while a search has not
+    found one; ``seed``, ``trial`` and ``batches_hash`` are None where there are several seeds.
+    ``weight_decay`` is what the optimizer got, None where it knows none. ``a_a`` marks the second
+    row of the baseline, which must not differ from the first.
+    """
 
-def _arguments(row: Row) -> str:
-    return " ".join(f"{key}={value}" for key, value in row["arguments"].items())
+    rank: int | None
+    optimizer: str
+    label: str
+    status: RunStatus
+    reason: str | None
+    test_loss: float | None
+    train_loss: float | None
+    eval_loss: float | None
+    published_loss: float | None
+    lr: float | None
+    seed: int | None
+    finished: tuple[int, int]
+    seeds: tuple[SeedRun, ...]
+    schedule: str
+    weight_decay: float | None
+    arguments: dict[str, Any]
+    hyperparameters: list[dict[str, Any]] | None
+    initial_eval_loss: float | None
+    first_loss: float | None
+    last_loss: float | None
+    engine: str | None
+    rule_version: str
+    batches_hash: str | None
+    trial: str | None
+    a_a: bool = False
+    costs: Costs = field(default_factory=Costs)
+    at_equal_cost: AtEqualCost = field(default_factory=AtEqualCost)
+    tuning: Tuning = field(default_factory=Tuning)
+    verdict: Verdict = field(default_factory=Verdict)
 
+    @property
+    def done(self) -> bool:
+        """Whether all its seeds are."""
+        return self.status == "done"
 
-def _lr(row: Row) -> str:
-    return f"lr={row['lr']:g}"
+    def loss(self, name: str) -> float | None:
+        """``test_loss``, ``train_loss`` or ``eval_loss``."""
+        return getattr(self, name)
 
+    def seed_losses(self, name: str) -> list[float] | None:
+        """That loss of every seed, in their order; None where one is not done or has none."""
+        losses = [run.loss(name) for run in self.seeds if run.status == "done"]
+        found = [loss for loss in losses if loss is not None]
+        return found if len(found) == self.finished[1] else None
 
-def _schedule(row: Row) -> str:
-    return row["schedule"]
-
-
-def _seed(row: Row) -> str:
-    return f"seed={row['seed']}"
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, all on one level."""
+        values = asdict(self)
+        for part in ("costs", "at_equal_cost", "tuning", "verdict"):
+            values |= values.pop(part)
+        return values
