@@ -392,7 +392,7 @@ def test_a_board_of_seventy_rows_takes_no_time():
 def test_torch_is_not_needed():
     """Statistics and the search load neither torch nor scipy until they compute."""
     code = (
-        "import sys; from optbench_llm.leaderboard import curves, search, statistics; "
+        "import sys; from optbench_llm.leaderboard import lr_curves, search, statistics; "
         "print([m for m in ('torch', 'scipy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from optbench_llm.leaderboard.curves import (
+from optbench_llm.leaderboard.lr_curves import (
     EquivalentSteps,
     best_of,
     equivalent_steps,
