@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from transformers import GPT2Config
 
-from optbench_llm.leaderboard.board import make_plan
+from optbench_llm.leaderboard.plan import make_plan
 from optbench_llm.leaderboard.environment import describe_environment
 from optbench_llm.leaderboard.recipe import load_recipe
 from optbench_llm.leaderboard.rows import rank_rows

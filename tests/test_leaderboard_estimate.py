@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from optbench_llm.leaderboard.board import make_plan
+from optbench_llm.leaderboard.plan import make_plan
 from optbench_llm.leaderboard.estimate import Estimate, estimate
 from optbench_llm.leaderboard.model_size import ModelSize, model_size
 from optbench_llm.leaderboard.recipe import load_recipe, override

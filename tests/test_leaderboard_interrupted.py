@@ -13,7 +13,7 @@ import pytest
 import torch
 from leaderboard_setup import rows, start_leaderboard, write_recipe
 
-from optbench_llm.leaderboard.board import make_plan, run_leaderboard
+from optbench_llm.leaderboard.plan import make_plan, run_leaderboard
 from optbench_llm.leaderboard.executor import Event, Finished, Stepped
 from optbench_llm.leaderboard.progress import PlainDisplay
 from optbench_llm.leaderboard.recipe import load_recipe

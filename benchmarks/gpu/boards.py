@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from gpu.report import Report
-from optbench_llm.leaderboard.board import make_plan, run_leaderboard
+from optbench_llm.leaderboard.plan import make_plan, run_leaderboard
 from optbench_llm.leaderboard.progress import PlainDisplay
 from optbench_llm.leaderboard.recipe import load_recipe
 from optbench_llm.leaderboard.store import Store

@@ -18,7 +18,7 @@ class Facts:
     device_type: str
     threads: int
     processes: int
-    steps: int
+    steps: int | None
     data: str
     untouched_eval_loss: float | None = None
     untouched_test_loss: float | None = None

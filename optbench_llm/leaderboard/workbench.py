@@ -62,17 +62,15 @@ class Workbench:
         gc.freeze()
 
     def facts(self) -> dict[str, Any]:
-        """What the parent should know of this worker."""
+        """What the parent should know of this worker (see `executor.Facts`)."""
         untouched_eval_loss, untouched_test_loss = self._untouched_losses()
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         device_type = accelerator.type if accelerator else "cpu"
         return {
-            "environment": {
-                "device": device_name(),
-                "device_type": device_type,
-                "threads": self._setup["threads"],
-                "processes": self._setup["processes"],
-            },
+            "device": device_name(),
+            "device_type": device_type,
+            "threads": self._setup["threads"],
+            "processes": self._setup["processes"],
             "steps": self._steps(),
             "data": self._splits.report.page,
             "untouched_eval_loss": untouched_eval_loss,
