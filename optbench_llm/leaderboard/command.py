@@ -143,7 +143,9 @@ def _print_plan(plan: Plan, path: Path, workers: int) -> None:
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False)
 
-    say(f"{recipe.name}: {recipe.model} on {recipe.data.source}, {budget} each, {recipe.track_in_words}")
+    say(
+        f"{recipe.name}: {recipe.model} on {recipe.data.source}, {budget} each, {recipe.track_in_words}"
+    )
     say(data_page(recipe))
     console.print(table)
     left = agenda.planned() - agenda.ended()
