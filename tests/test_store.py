@@ -378,7 +378,7 @@ def test_a_read_only_store_is_refused_and_still_read(small_disk):
     assert Store.read(path, IDENTITY).get(TRIAL).final
 
 
-@pytest.mark.parametrize("failing", range(1, 7))
+@pytest.mark.parametrize("failing", range(1, 9))
 def test_whatever_flush_fails_the_earlier_result_stays(tmp_path, monkeypatch, failing):
     """A disk may fail at any moment of replacing a trial."""
     with Store.open(tmp_path, IDENTITY) as store:

@@ -150,3 +150,21 @@ def test_the_command_says_how_many_trials_it_took(tmp_path):
     done = run_here("convert", str(OLD), "--into", str(tmp_path / "new"))
     assert done.returncode == 0
     assert done.stdout == f"2 trials of {OLD} are in {tmp_path / 'new'}\n"
+
+
+def test_a_row_of_another_schedule_keeps_it(old, tmp_path):
+    """Where the old recipe had one schedule for all, a row that has another says so."""
+    values = json.loads((old / "recipe.json").read_text())
+    values["training"]["schedule"] = "linear"
+    (old / "recipe.json").write_text(json.dumps(values))
+    convert(old, tmp_path / "new")
+    assert {row.schedule for row in Store.read(tmp_path / "new").rows} == {"cosine"}
+
+
+def test_passes_of_each_step_are_taken(old, tmp_path):
+    """Format 1 kept them in the record, format 2 has them among the curves."""
+    path = next(old.glob("trials/sgd-*/result.json"))
+    path.write_text(path.read_text().replace('"step_passes": null', '"step_passes": [2.0, 1.0]'))
+    convert(old, tmp_path / "new")
+    passes = {r.trial.spec: r.curves().step_passes for r in Store.read(tmp_path / "new").results}
+    assert passes == {"adamw": None, "sgd": [2.0, 1.0]}
