@@ -21,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from optbench_llm.leaderboard.environment import describe_environment
+from optbench_llm.leaderboard.environment import this_environment
 from optbench_llm.leaderboard.identity import Identity, identity
 from optbench_llm.leaderboard.recipe import load_recipe
 from optbench_llm.leaderboard.result import Environment
@@ -63,7 +63,7 @@ def main() -> None:
         "bound_s": BOUND_S,
         "read_all_curves_s": curves_s,
         "put_ms": 1000 * put_s,
-        "environment": as_values(described()),
+        "environment": as_values(this_environment()),
     }
     options.out.parent.mkdir(exist_ok=True)
     options.out.write_text(json.dumps(report, indent=2) + "\n")
@@ -109,7 +109,7 @@ def fill(path: Path, count: int) -> None:
     """Write a store without flushing every file to the disk, which here is no one's concern."""
     with Store.open(path, IDENTITY):
         pass
-    environment = described()
+    environment = this_environment()
     for trial, record in trials(0, count):
         folder = path / "trials" / trial.folder
         folder.mkdir()
@@ -119,7 +119,7 @@ def fill(path: Path, count: int) -> None:
 
 def time_puts(path: Path, start: int, count: int) -> float:
     """Median seconds of putting one more trial, with all its flushing."""
-    environment = described()
+    environment = this_environment()
     with Store.open(path, IDENTITY) as store:
         times = [
             timed(lambda trial=trial, record=record: store.put(trial, record, 30.0, environment))
@@ -132,11 +132,6 @@ def timed(action: Any) -> float:
     began = time.perf_counter()
     action()
     return time.perf_counter() - began
-
-
-def described() -> Environment:
-    found = describe_environment()
-    return found if isinstance(found, Environment) else Environment(**found)
 
 
 def as_values(environment: Environment) -> dict[str, Any]:

@@ -233,6 +233,34 @@ def leaderboard(
 
 
 @app.command()
+def merge(
+    stores: Annotated[list[Path], typer.Argument(metavar="A B...", help="Stores to merge.")],
+    into: Annotated[
+        Path, typer.Option(metavar="C", help="A new folder, or a store, which then grows.")
+    ],
+) -> None:
+    """Put the trials of several stores of one model, data and training into one."""
+    with _ending_without_traceback():
+        from optbench_llm.leaderboard.merge import merge as merge_stores
+
+        merged = merge_stores(stores, into)
+    typer.echo(f"{into} holds {merged.trials} trials; {merged.shared} were in several stores")
+
+
+@app.command()
+def convert(
+    old: Annotated[Path, typer.Argument(help="A store that an older version wrote.")],
+    into: Annotated[Path, typer.Option(metavar="NEW", help="Folder of the new store.")],
+) -> None:
+    """Convert a store that an older version wrote; it is only read."""
+    with _ending_without_traceback():
+        from optbench_llm.leaderboard.convert import convert as convert_store
+
+        count = convert_store(old, into)
+    typer.echo(f"{count} trials of {old} are in {into}")
+
+
+@app.command()
 def audit(
     names: Annotated[
         str,

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from optbench_llm.leaderboard.faults import first_fault
 from optbench_llm.leaderboard.recipe import Recipe, TrainingSettings
 from optbench_llm.leaderboard.trial import Inputs
 
@@ -56,9 +57,7 @@ class Identity:
         try:
             training = TrainingSettings.model_validate(values["training"])
         except ValidationError as error:
-            detail = error.errors()[0]
-            key = ".".join(map(str, ("training", *detail["loc"])))
-            raise ValueError(f"{key}: {detail['msg']}") from None
+            raise ValueError(first_fault(error, "training")) from None
         return cls(Inputs(model, data), training, processes)
 
     def _flat(self) -> list[tuple[str, Any]]:

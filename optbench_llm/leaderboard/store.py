@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, StrictFloat, StrictStr, TypeAdapter
+from pydantic import ConfigDict, StrictFloat, StrictStr, TypeAdapter, ValidationError
 
 from optbench_llm.leaderboard.durable import (
     SCRATCH,
@@ -27,6 +27,7 @@ from optbench_llm.leaderboard.durable import (
     write_file,
     write_folder,
 )
+from optbench_llm.leaderboard.faults import first_fault
 from optbench_llm.leaderboard.identity import Identity, identity
 from optbench_llm.leaderboard.recipe import OptimizerEntry, Schedule
 from optbench_llm.leaderboard.result import Environment, TrialResult
@@ -265,8 +266,8 @@ def _read_json(path: Path) -> Any:
 def _stored(path: Path, value: Any) -> Any:
     try:
         return _readers()[path.name].validate_python(value)
-    except ValueError as error:
-        raise ValueError(f"{path}: damaged ({error}); {_OTHER_STORE}") from error
+    except ValidationError as error:
+        raise ValueError(f"{path}: damaged ({first_fault(error)}); {_OTHER_STORE}") from None
 
 
 @cache

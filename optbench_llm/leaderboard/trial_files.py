@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic import ConfigDict, StrictFloat, StrictStr, TypeAdapter, ValidationError
 
+from optbench_llm.leaderboard.faults import first_fault
 from optbench_llm.leaderboard.result import Environment, TrialResult
 from optbench_llm.leaderboard.trial import TrialSpec
 from optbench_llm.run_record import Curves, RunRecord
@@ -85,9 +86,7 @@ def read_result(folder: Path) -> TrialResult:
         stored = _stored().validate_json(content)
         trial = _trial().validate_python({**stored.trial, **stored.how})
     except ValidationError as error:
-        detail = error.errors()[0]
-        key = ".".join(map(str, detail["loc"]))
-        raise ValueError(f"{folder}: damaged ({key}: {detail['msg']}); {_AGAIN}") from None
+        raise ValueError(f"{folder}: damaged ({first_fault(error)}); {_AGAIN}") from None
     if trial.id != stored.id or trial.folder != folder.name:
         raise ValueError(
             f"{folder}: edited or damaged (its trial is {trial.folder}, its id {stored.id}); "
