@@ -94,7 +94,8 @@ def test_boards_in_runs_are_found_and_a_damaged_one_is_named(tmp_path, monkeypat
     write_board(Path("runs/bad"), row(finished="many"))
     (write_board(Path("runs/cut")) / "leaderboard-tuned.json").write_text('{"recipe": {')
     asked = run_here("info", "adamw")
-    assert asked.returncode == 0 and "0.123, tiny-tuned" in asked.stdout
+    assert asked.returncode == 0
+    assert "0.123, tiny-tuned" in asked.stdout
     warnings = asked.stderr.strip().splitlines()
     assert [line.split(": is no whole")[0] for line in warnings] == [
         f"warning: runs/{name}/leaderboard-tuned.json" for name in ("bad", "cut")
