@@ -54,6 +54,7 @@ def result(
         seed=seed,
         steps=changes.pop("steps", 100),
         eval_loss=changes.pop("eval_loss", 3.0),
+        test_loss=changes.pop("test_loss", None),
         train_wall_s=10.0,
         peak_mem_bytes=changes.pop("peak_mem_bytes", None),
     )
