@@ -93,7 +93,9 @@ def test_time_is_shared_by_workers_and_waits_for_the_longest():
     assert costs.trials_s(row) == [55, 55, 105]
     assert costs.wall_s([row], 1) == 8 + 215
     assert costs.wall_s([row], 2) == 8 + 215 / 2 + 105 / 2
-    assert costs.wall_s([RowLeft(TUNED.optimizers[0], 0, ())], 2) == 0
+    complete = RowLeft(TUNED.optimizers[2], 2, ())
+    assert costs.wall_s([row, complete], 1) == costs.wall_s([row], 1)
+    assert costs.wall_s([complete], 2) == 0
 
 
 def test_finished_trials_of_this_machine_tell_what_their_row_takes(monkeypatch):
@@ -222,4 +224,5 @@ def test_without_a_width_there_is_a_size_without_activations(tmp_path):
     shutil.copytree(tiny_gpt2_folder(), folder)
     (folder / "config.json").write_text(json.dumps({"model_type": "other"}))
     size = model_size(str(folder))
+    assert size is not None
     assert size == ModelSize(size.parameters)

@@ -45,7 +45,9 @@ class Costs:
     basis: tuple[str, ...] = ()
 
     def trials_s(self, row: RowLeft) -> list[float]:
-        """Seconds of each trial of a row that is still to run."""
+        """Seconds of each trial of a row that is still to run; a complete row costs nothing."""
+        if not row.steps:
+            return []
         cost = self.of_kind[kind_of(row.entry)]
         return [cost.trial_s(steps or self.steps) for steps in row.steps]
 
