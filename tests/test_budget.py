@@ -7,6 +7,7 @@ import re
 from itertools import pairwise
 
 import pytest
+from command_line import run_here
 
 from optbench_llm.leaderboard.agenda import Agenda
 from optbench_llm.leaderboard.budget import Cut, budget_seconds, cut, lengths
@@ -158,3 +159,12 @@ def test_other_budgets_are_refused_with_what_is_expected(text):
     """No unit, nothing, or less than nothing."""
     with pytest.raises(ValueError, match=r"--budget .*: expected a number above 0 with its unit"):
         budget_seconds(text)
+
+
+def test_the_command_refuses_a_budget_without_unit_before_it_loads_anything():
+    """One line and exit code 2."""
+    asked = run_here("leaderboard", "tiny-tuned", "--budget", "30")
+    assert asked.returncode == 2
+    assert asked.stderr == (
+        "error: --budget 30: expected a number above 0 with its unit: 90s, 30m or 2h\n"
+    )
