@@ -1,22 +1,155 @@
-"""What a dry run says of cost, also where a model's files are broken."""
+"""What a dry run says of cost: by stored trials, by measured steps, and by a model's headers."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import struct
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from optbench_llm.leaderboard.plan import make_plan
-from optbench_llm.leaderboard.estimate import Estimate, estimate
+from optbench_llm.leaderboard.agenda import Agenda
+from optbench_llm.leaderboard.environment import this_environment
+from optbench_llm.leaderboard.estimate import (
+    Costs,
+    RowLeft,
+    all_costs,
+    kind_of,
+    kinds,
+    rows_left,
+    stored_costs,
+)
+from optbench_llm.leaderboard.measure import STEPS, Measured, Measurement, measure
+from optbench_llm.leaderboard.memory_estimate import estimated_mem_bytes
 from optbench_llm.leaderboard.model_size import ModelSize, model_size
-from optbench_llm.leaderboard.recipe import load_recipe, override
-from optbench_llm.leaderboard.store import Store
+from optbench_llm.leaderboard.plan import Plan, make_plan
+from optbench_llm.leaderboard.recipe import OptimizerEntry, Recipe, load_recipe, override
+from optbench_llm.leaderboard.result import TrialResult
+from optbench_llm.leaderboard.trial import Inputs, trial_of
 from optbench_llm.models.locate import tiny_gpt2_folder
+from optbench_llm.run_record import RunRecord
+
+TUNED = override(load_recipe("tiny-tuned"), {"optimizers": ["sgd", "adamw", "lion"]})
+
+
+def left_of(recipe: Recipe, results: dict[str, TrialResult] | None = None) -> list[RowLeft]:
+    """What is still to run of a recipe whose model and data are any."""
+    plan = Plan(recipe, Inputs("model", "data"))
+    return rows_left(plan, Agenda(plan, results or {}))
+
+
+def result(
+    recipe: Recipe, entry: OptimizerEntry, lr: float, seed: int = 0, **changes: Any
+) -> TrialResult:
+    """A finished trial of this machine: 10 s of training, and 2 s beside."""
+    trial = trial_of(recipe, entry, lr, seed)
+    record = RunRecord(
+        status=changes.pop("status", "done"),
+        reason=None,
+        optimizer=entry.spec,
+        lr=lr,
+        seed=seed,
+        steps=changes.pop("steps", 100),
+        eval_loss=changes.pop("eval_loss", 3.0),
+        test_loss=changes.pop("test_loss", None),
+        train_wall_s=10.0,
+        peak_mem_bytes=changes.pop("peak_mem_bytes", None),
+    )
+    environment = dataclasses.replace(this_environment(), **changes)
+    return TrialResult(trial, record, 12.0, environment)
+
+
+def test_all_trials_of_a_whole_search_are_counted():
+    """Eight lrs and five seeds for each row and the twin, and two lengths more of the baseline."""
+    rows = left_of(TUNED)
+    assert [(row.entry.spec, row.place) for row in rows] == [
+        ("sgd", 0), ("adamw", 1), ("adamw", 1), ("lion", 2),
+    ]  # fmt: skip
+    assert [len(row.steps) for row in rows] == [13, 23, 13, 13]
+    assert [row.steps.count(75) for row in rows] == [0, 5, 0, 0]
+    assert [row.steps.count(300) for row in rows] == [0, 5, 0, 0]
+
+
+def test_what_is_stored_is_not_counted_again():
+    """But what was interrupted is."""
+    entry = TUNED.optimizers[0]
+    done = result(TUNED, entry, TUNED.lr_of(entry))
+    stopped = result(TUNED, entry, TUNED.lr_of(entry) * 10, status="interrupted")
+    rows = left_of(TUNED, {one.trial.id: one for one in (done, stopped)})
+    assert [len(row.steps) for row in rows] == [12, 23, 13, 13]
+    declared = override(TUNED, {"track": "declared"})
+    first = result(declared, entry, declared.lr_of(entry), seed=1)
+    assert [len(row.steps) for row in left_of(declared, {first.trial.id: first})] == [4, 5, 5]
+
+
+def test_time_is_shared_by_workers_and_waits_for_the_longest():
+    """The sum of all trials over the workers, and the end, when one is alone."""
+    cost = {kind_of(TUNED.optimizers[0]): Measured(step_s=0.5, other_s=5.0)}
+    costs = Costs(cost, steps=100, start_s=8.0)
+    row = RowLeft(TUNED.optimizers[0], 0, (None, None, 200))
+    assert costs.trials_s(row) == [55, 55, 105]
+    assert costs.wall_s([row], 1) == 8 + 215
+    assert costs.wall_s([row], 2) == 8 + 215 / 2 + 105 / 2
+    complete = RowLeft(TUNED.optimizers[2], 2, ())
+    assert costs.wall_s([row, complete], 1) == costs.wall_s([row], 1)
+    assert costs.wall_s([complete], 2) == 0
+
+
+def test_finished_trials_of_this_machine_tell_what_their_row_takes(monkeypatch):
+    """The median step, of any length of run, and what does not grow with it; no failed trial."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    sgd, adamw, lion = TUNED.optimizers
+    trials = [
+        result(TUNED, sgd, 0.1, peak_mem_bytes=5),
+        result(TUNED, sgd, 0.2, peak_mem_bytes=7),
+        result(TUNED, sgd, 0.3, steps=1000),
+        result(TUNED, sgd, 0.4, steps=1, status="timeout"),
+        result(TUNED, adamw, 0.1, processor="another"),
+        result(TUNED, lion, 0.1, threads=64),
+    ]
+    costs = stored_costs(TUNED, trials, workers=2)
+    assert costs == {kind_of(sgd): Measured(step_s=0.1, other_s=2.0, peak_mem_bytes=7)}
+    assert costs[kind_of(sgd)].trial_s(300) == pytest.approx(32)
+
+
+def test_a_row_that_fails_is_taken_at_the_slowest_and_told():
+    """Stored trials go before measured ones."""
+    sgd, adamw, lion = (kind_of(entry) for entry in TUNED.optimizers)
+    stored = {sgd: Measured(1.0, 0.0)}
+    measured = {sgd: Measured(9.0, 0.0), adamw: Measured(2.0, 0.0)}
+    measurement = Measurement(measured, {lion: "no"}, 9, 3.0)
+    costs = all_costs(kinds(TUNED.optimizers), stored, measurement, 150)
+    assert costs.of_kind == {sgd: stored[sgd], adamw: Measured(2, 0), lion: Measured(2, 0)}
+    assert costs.start_s == 3.0
+    assert costs.basis == (
+        "1 row from finished trials",
+        "1 row from two eager steps each (compiled ones take less)",
+        "lion as the slowest, its steps failed: no",
+    )
+    with pytest.raises(ValueError, match="no row could be measured: no"):
+        all_costs(kinds(TUNED.optimizers[2:]), {}, measurement, 150)
+
+
+def test_each_kind_of_row_is_measured_in_workers():
+    """A slow row is told from a fast one, whole splits from their parts, and a fault from both."""
+    slow = {"spec": "measured_optimizers:Slow", "lr": 0.1}
+    rows = ["sgd", slow, {"spec": "measured_optimizers:Broken", "lr": 0.1}]
+    changes = {"optimizers": rows, "training.batch_size": 2, "training.max_eval_blocks": 64}
+    recipe = override(load_recipe("tiny-gpt2"), changes)
+    plan = make_plan(recipe)
+    told: list[str] = []
+    measured = measure(plan, kinds(recipe.optimizers), 1, told.append)
+    sgd, slow_one, raises = (kind_of(entry) for entry in recipe.optimizers)
+    assert measured.of_kind.keys() == {sgd, slow_one}
+    assert measured.of_kind[slow_one].step_s > measured.of_kind[sgd].step_s + 0.2
+    assert measured.of_kind[sgd].other_s > 0
+    assert "broken" in measured.failed[raises]
+    assert measured.steps == recipe.training.max_steps != STEPS
+    assert measured.start_s > 0
+    assert "sgd (1 of 3)" in told
 
 
 def test_the_size_of_a_folder_is_read_from_its_headers():
@@ -28,68 +161,29 @@ def test_the_size_of_a_folder_is_read_from_its_headers():
     assert model_size("random:gpt2") is None
 
 
-def test_memory_grows_with_the_batch_and_never_falls_below_a_bare_process(tmp_path):
-    """The libraries alone take about half a GiB, and larger batches keep more for later."""
-    recipe = load_recipe("tiny-gpt2")
-    peaks = []
-    for batch_size in (8, 800):
-        plan = make_plan(override(recipe, {"training.batch_size": batch_size}))
-        peaks.append(estimate(plan, Store.read(tmp_path / "none", plan.identity), 1).mem_bytes)
-    assert 0.5 * 2**30 < peaks[0] < 2**30 < 2 * peaks[0] < peaks[1]
-
-
-def estimated(folder: Path, workers: int = 1, **changes: Any) -> Estimate:
-    """What a dry run says of the default recipe with three rows and these changes."""
-    rows = {"optimizers": ["sgd", "lion", "adan"]}
+def memory(**changes: Any) -> float:
+    """What a worker may need for the default recipe with these changes."""
     dotted = {key.replace("__", "."): value for key, value in changes.items()}
-    plan = make_plan(override(load_recipe("tiny-gpt2"), {**rows, **dotted}))
-    return estimate(plan, Store.read(folder / "none", plan.identity), workers)
+    recipe = override(load_recipe("tiny-gpt2"), dotted)
+    found = estimated_mem_bytes(recipe, recipe.optimizers)
+    assert found is not None
+    return found
 
 
-@pytest.mark.parametrize(
-    ("times", "changes"),
-    [
-        (10_000, {"training__max_steps": 300_000}),
-        (10_000, {"training__batch_size": 80_000}),
-        (10_000, {"training__gradient_accumulation_steps": 10_000}),
-        (500, {"training__max_steps": 300, "seeds": [*range(50)]}),
-    ],
-)
-def test_time_grows_with_all_that_is_to_be_done(tmp_path, times, changes):
-    """In proportion, whatever there is more of."""
-    base = {"training__max_eval_blocks": 1, "training__max_steps": 30}
-    little, much = estimated(tmp_path, **base), estimated(tmp_path, **{**base, **changes})
-    # A worker's start, about 8 s, comes once; other work disturbs what speed is calibrated on.
-    assert times / 4 < (much.wall_s - 8) / (little.wall_s - 8) < times * 4
+def test_memory_grows_with_the_batch_and_never_falls_below_a_bare_process():
+    """The libraries alone take about half a GiB, and larger batches keep more for later."""
+    small, large = (memory(training__batch_size=size) for size in (8, 800))
+    assert 0.5 * 2**30 < small < 2**30 < 2 * small < large
 
 
-def test_finished_trials_tell_what_the_rest_will_take(tmp_path):
-    """Their mean, for each round of as many trials as there are workers; their largest peak."""
-    rows = {"optimizers": ["sgd", "lion", "adan", "adam"], "seeds": [1, 2]}
-    plan = make_plan(override(load_recipe("tiny-gpt2"), rows))
-    with Store.open(tmp_path / "store", plan.identity) as store:
-        for trial, wall_s, peak in zip(plan.trials, (100.0, 300.0), (5e9, 3e9), strict=False):
-            record = {"status": "done", "wall_s": wall_s, "peak_mem_bytes": peak}
-            store.put(trial, record, [], {})
-        failed = {"status": "error", "reason": "x", "wall_s": 7e7}
-        store.put(plan.trials[2], failed, [], {})
-        one, four = (estimate(plan, store, workers) for workers in (1, 4))
-    # Six of eight are missing, the failed one among them.
-    assert one.wall_s - four.wall_s == (6 - 2) * 200.0
-    assert one.mem_bytes == four.mem_bytes == 5e9
-
-
-def test_memory_is_that_of_the_most_demanding_row(tmp_path):
+def test_memory_is_that_of_the_most_demanding_row():
     """State by storage, and weights, gradient and libraries in each process of a trial."""
     size = model_size("optbench:tiny-gpt2")
     assert size is not None
-    kept = {
-        spec: estimated(tmp_path, optimizers=["sgd", spec]).mem_bytes
-        for spec in ("lion@bf16", "lion@int8", "adan")
-    }
+    kept = {spec: memory(optimizers=["sgd", spec]) for spec in ("lion@bf16", "lion@int8", "adan")}
     per_param = {spec: (kept[spec] - kept["lion@int8"]) / size.parameters for spec in kept}
     assert per_param == pytest.approx({"lion@bf16": 1, "lion@int8": 0, "adan": 15}, abs=1e-6)
-    two = estimated(tmp_path, optimizers=["adan"], processes_per_trial=2).mem_bytes
+    two = memory(optimizers=["adan"], processes_per_trial=2)
     assert two - kept["adan"] > 0.5 * 2**30 + (12 + 16) * size.parameters - 1
 
 
@@ -130,12 +224,5 @@ def test_without_a_width_there_is_a_size_without_activations(tmp_path):
     shutil.copytree(tiny_gpt2_folder(), folder)
     (folder / "config.json").write_text(json.dumps({"model_type": "other"}))
     size = model_size(str(folder))
+    assert size is not None
     assert size == ModelSize(size.parameters)
-
-
-def test_a_store_that_is_a_file_is_refused_by_a_dry_run_too(tmp_path: Path):
-    """Reading finds it out, not the run hours later."""
-    path = tmp_path / "file"
-    path.write_text("")
-    with pytest.raises(ValueError, match=r"file: is not a folder.*--store"):
-        Store.read(path, {"name": "x"})

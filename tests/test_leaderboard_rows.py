@@ -1,266 +1,347 @@
-"""From stored results to ranked rows and their notes."""
+"""From trials to rows: status, means, medians, ranks, labels, and who takes part in claims."""
 
 from __future__ import annotations
 
-import io
+import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from rich.console import Console
+from fake_board import HERE, UNTOUCHED, Fake, failed, record, result, tuned_recipe
 
 from optbench_llm.leaderboard.recipe import load_recipe, override
-from optbench_llm.leaderboard.rows import rank_rows
-from optbench_llm.leaderboard.store import TrialResult
+from optbench_llm.leaderboard.store import Untouched
 from optbench_llm.leaderboard.table import Board
-from optbench_llm.leaderboard.trial import Inputs, plan_trials
-from optbench_llm.terminal import make_console
+from optbench_llm.leaderboard.trial import TrialSpec
+from optbench_llm.run_record import Curves, RunRecord
 
 TINY = load_recipe("tiny-gpt2")
 
 
-def results(*entries: Any, records: list[dict[str, Any]], **changes: Any) -> list[TrialResult]:
-    """Results of the default recipe with these rows, in order."""
+def board(*entries: Any, outcomes: list[dict[str, Any]], **changes: Any) -> Board:
+    """The default recipe with these rows and what each trial gave, in order."""
     recipe = override(TINY, {"optimizers": list(entries), **changes})
-    trials = plan_trials(recipe, Inputs("m", "d"))
-    return [
-        TrialResult(trial.to_dict(), trial.id, record, [], {})
-        for trial, record in zip(trials, records, strict=True)
-    ]
+    told = iter(outcomes)
+    return Fake(recipe, lambda trial: record(trial, **next(told))).board()
 
 
-def done(train_loss: float, eval_loss: float = 1.0) -> dict[str, Any]:
-    return {"status": "done", "train_loss": train_loss, "eval_loss": eval_loss}
+def done(train_loss: float, eval_loss: float = 1.0, **values: Any) -> dict[str, Any]:
+    return {"train_loss": train_loss, "eval_loss": eval_loss, **values}
+
+
+OOM = {"status": "oom", "reason": "out of memory"}
+
+
+def flat(trial: TrialSpec) -> RunRecord:
+    """A tuned trial whose loss hardly depends on anything."""
+    noise = 0.001 * ((trial.seed * 7 + len(trial.spec) * 3) % 5)
+    return record(
+        trial, train_loss=3.0, eval_loss=2.9 + noise, test_loss=2.8 + noise,
+        batches_hash=f"{trial.seed}",
+    )  # fmt: skip
 
 
 def test_equal_losses_share_a_rank_and_failures_the_last():
     """Nobody wins by the order of a list, and a failure never stands above a result."""
-    failed = {"status": "oom", "reason": "out of memory"}
-    rows = rank_rows(
-        results("sgd", "adam", "lamb", "lars", records=[failed, done(2.0), done(1.0), done(2.0)]),
-        "train_loss",
-    )
-    ranks = [(row["optimizer"], row["rank"]) for row in rows]
+    found = board("sgd", "adam", "lamb", "lars", outcomes=[OOM, done(2.0), done(1.0), done(2.0)])
+    ranks = [(row.optimizer, row.rank) for row in found.rows]
     assert ranks == [("lamb", 1), ("adam", 2), ("lars", 2), ("sgd", 4)]
 
 
 def test_the_recipe_says_what_is_ranked_by():
     """Ranking by eval loss puts the better eval loss first."""
-    found = results("adam", "sgd", records=[done(1.0, 3.0), done(2.0, 2.0)])
-    assert [row["optimizer"] for row in rank_rows(found, "eval_loss")] == ["sgd", "adam"]
+    found = board("adam", "sgd", outcomes=[done(1.0, 3.0), done(2.0, 2.0)], rank_by="eval_loss")
+    assert [row.optimizer for row in found.rows] == ["sgd", "adam"]
 
 
 def test_a_row_without_the_loss_to_rank_by_comes_after_those_with_one():
     """A store from before a change of rank_by is ranked, not refused with a traceback."""
-    unknown = {"status": "done", "train_loss": 0.5, "eval_loss": None}
-    found = results("adam", "sgd", "lamb", records=[unknown, done(1.0), unknown])
-    ranks = [(row["optimizer"], row["rank"]) for row in rank_rows(found, "eval_loss")]
+    unknown = {"train_loss": 0.5, "eval_loss": None}
+    outcomes = [unknown, done(1.0), unknown]
+    found = board("adam", "sgd", "lamb", outcomes=outcomes, rank_by="eval_loss")
+    ranks = [(row.optimizer, row.rank) for row in found.rows]
     assert ranks == [("sgd", 1), ("adam", 2), ("lamb", 2)]
 
 
 @pytest.mark.parametrize(
-    ("entries", "changes", "labels"),
+    ("entries", "labels"),
     [
-        (["adam", "sgd"], {}, ["adam", "sgd"]),
-        (["adam", {"spec": "adam", "lr": 0.5}], {}, ["adam lr=0.001", "adam lr=0.5"]),
-        (["adam", {"spec": "adam", "args": {"eps": 0.1}}], {}, ["adam", "adam eps=0.1"]),
-        (
-            ["sgdp", {"spec": "sgdp", "schedule": "constant"}],
-            {},
-            ["sgdp cosine", "sgdp constant"],
-        ),
-        (["adam"], {"seeds": [1, 2]}, ["adam seed=1", "adam seed=2"]),
+        (["adam", "sgd"], ["adam", "sgd"]),
+        (["adam", {"spec": "adam", "lr": 0.5}], ["adam lr=0.001", "adam lr=0.5"]),
+        (["adam", {"spec": "adam", "args": {"eps": 0.1}}], ["adam", "adam eps=0.1"]),
+        (["sgdp", {"spec": "sgdp", "schedule": "constant"}], ["sgdp cosine", "sgdp constant"]),
     ],
 )
-def test_rows_of_one_optimizer_are_told_apart(entries, changes, labels):
+def test_rows_of_one_optimizer_are_told_apart(entries, labels):
     """The label says what differs, and no more."""
-    count = len(labels)
-    found = results(*entries, records=[done(float(i)) for i in range(count)], **changes)
-    assert [row["label"] for row in rank_rows(found, "train_loss")] == labels
+    outcomes = [done(float(i)) for i in range(len(labels))]
+    assert [row.label for row in board(*entries, outcomes=outcomes).rows] == labels
 
 
 def test_published_figures_belong_to_plain_names_alone():
     """Other storages and other implementations were not in the published table."""
-    found = results("lion", "lion@int8", {"spec": "torch:SGD", "lr": 0.1}, records=[done(1.0)] * 3)
-    figures = {row["optimizer"]: row["published_loss"] for row in rank_rows(found, "train_loss")}
+    entries = ("lion", "lion@int8", {"spec": "torch:SGD", "lr": 0.1})
+    figures = {
+        row.optimizer: row.published_loss for row in board(*entries, outcomes=[done(1.0)] * 3).rows
+    }
     assert figures == {"lion": 2.4041, "lion@int8": None, "torch:SGD": None}
 
 
-def test_notes_tell_reasons_exceptions_and_machine():
-    """What one must know to read the table stands under it."""
-    failed = {"status": "diverged", "reason": "loss is nan at step 3"}
-    found = results("sgd", "adamw-schedulefree", records=[failed, done(1.0)])
-    environment = {"versions": {"torch": "2.13"}, "processor": "Some CPU", "cores": 2}
-    environment["rows_measured_elsewhere"] = 1
-    board = Board(TINY, environment, rank_rows(found, "train_loss"))
-    notes = "\n".join(board.notes())
-    assert "sgd: diverged: loss is nan at step 3" in notes
-    assert "1 of 2 rows were measured on another machine" in notes
-    assert "losses may differ in the last digits" in notes
-    assert "Some CPU, 2 cores; torch 2.13." in notes
+def test_several_seeds_are_one_row_of_means_and_medians():
+    """Losses are means over seeds, costs medians; each seed is listed with its own."""
+    outcomes = [
+        done(loss, loss + 1, tokens_per_s=speed, train_wall_s=speed / 10, batches_hash="h")
+        for loss, speed in ((1.0, 10.0), (2.0, 90.0), (4.0, 20.0))
+    ]
+    (row,) = board("adam", outcomes=outcomes, seeds=[7, 8, 9]).rows
+    assert (row.train_loss, row.eval_loss) == pytest.approx((7 / 3, 10 / 3))
+    assert (row.costs.tokens_per_s, row.costs.train_wall_s) == (20.0, 2.0)
+    assert [(run.seed, run.train_loss) for run in row.seeds] == [(7, 1.0), (8, 2.0), (9, 4.0)]
+    assert (row.finished, row.seed, row.trial) == ((3, 3), None, None)
+    assert json.loads(board("adam", outcomes=[done(1.0)]).to_json())["rows"][0]["seed"] == 42
 
 
-def notes_of(board: Board) -> str:
-    return "\n".join(board.notes())
+def test_a_failed_seed_fails_its_row_but_does_not_hide_the_others():
+    """The row says so, shows the mean of the rest, ranks last, and nothing is claimed of it."""
+
+    def outcome(trial: TrialSpec) -> RunRecord:
+        if trial.spec == "lion" and trial.seed in (2, 4):
+            status = "oom" if trial.seed == 2 else "diverged"
+            return failed(trial, status, f"why {trial.seed}")
+        if trial.spec == "lion" and trial.seed:
+            return replace(flat(trial), test_loss=1.0 + trial.seed)
+        return flat(trial)
+
+    found = Fake(tuned_recipe("lion", "adamw", "adam"), outcome).board()
+    row = found.rows[-1]
+    assert (row.label, row.status, row.rank, row.finished) == ("lion", "diverged", 4, (3, 5))
+    assert row.reason == "seed 4 of 5: why 4"
+    assert row.test_loss == pytest.approx((2 + 4 + 6) / 3)
+    assert [run.status for run in row.seeds] == ["done", "oom", "done", "diverged", "done"]
+    assert row.verdict.differs is row.verdict.rank_interval is row.verdict.difference is None
+    assert row.verdict.test_loss_interval is None
+    assert {r.verdict.rank_interval for r in found.rows[:3]} == {(1, 3)}
 
 
-def test_each_row_with_another_schedule_is_listed_with_what_it_had():
-    """Only a schedule that the method itself demands is put down to it."""
-    entries = ["adamw-schedulefree", {"spec": "sgd", "schedule": "constant"}]
-    found = results(*entries, {"spec": "adam", "schedule": "linear"}, records=[done(1.0)] * 3)
-    environment = {"versions": {}, "processor": "Some CPU", "cores": 2}
-    notes = notes_of(Board(TINY, environment, rank_rows(found, "train_loss")))
-    assert (
-        "Schedules other than cosine: adamw-schedulefree constant, as the method demands; "
-        "sgd constant; adam linear." in notes
-    )
+def test_a_row_whose_lrs_all_diverge_is_a_row():
+    """No lr, no seed, and the whole search to look at."""
+
+    def outcome(trial: TrialSpec) -> RunRecord:
+        return failed(trial) if trial.spec == "sgd" else flat(trial)
+
+    found = Fake(tuned_recipe("sgd", "adamw"), outcome).board()
+    row = found.rows[-1]
+    assert (row.label, row.status, row.finished, row.lr) == ("sgd", "diverged", (0, 5), None)
+    assert len(row.tuning.search) == 8
+    lrs = [run.lr for run in row.tuning.search]
+    assert lrs == sorted(lrs)
+    assert {run.status for run in row.tuning.search} == {"diverged"}
+    assert "at every lr of the search" in (row.reason or "")
+    assert "loss is nan at step 3" in (row.reason or "")
 
 
-def printed(width: int) -> str:
-    """The table as a terminal of this width shows it."""
-    found = results("adam", records=[{**done(1.0), "steps": 3, "peak_mem_bytes": 2**20}])
-    console = Console(file=io.StringIO(), width=width)
-    console.print(Board(TINY, {}, rank_rows(found, "train_loss")).to_rich(console))
-    return console.file.getvalue()
+def test_a_search_that_ends_on_errors_takes_the_worst_of_them():
+    """Five errors end a search: its row is no row that waits."""
 
+    def outcome(trial: TrialSpec) -> RunRecord:
+        return failed(trial, "timeout", "too long") if trial.spec == "sgd" else flat(trial)
 
-def test_a_narrow_terminal_loses_the_least_telling_columns_and_says_so():
-    """The lr outlives what state and steps cost; what is hidden is named."""
-    narrow = printed(70)
-    assert " lr " in narrow
-    assert "0.001" in narrow
-    assert "B/param" not in narrow.split("hidden")[0]
-    hidden = " ".join(narrow.split()).partition("Columns hidden, see leaderboard.md: ")[2]
-    assert {"steps", "loss at equal time"} <= set(hidden.split(", "))
-    assert "hidden" not in printed(200)
-
-
-def test_a_pipe_gets_every_column(monkeypatch):
-    """Nobody looks at a file through 80 columns."""
-    monkeypatch.setattr("sys.stdout", io.StringIO())
-    text = printed(make_console().width)
-    assert all(word in text for word in ("lr", "steps", "MiB"))
-    assert "hidden" not in text
+    row = Fake(tuned_recipe("sgd", "adamw"), outcome).board().rows[-1]
+    assert (row.status, row.finished, len(row.tuning.search)) == ("timeout", (0, 5), 5)
 
 
 @pytest.mark.parametrize(
-    ("name", "words", "others"),
+    ("keep", "reason"),
     [
-        ("gpt2-alpaca-reference", "The same model and data", "never compare"),
-        ("tiny-gpt2", "never compare", "The same model and data"),
+        (lambda t: t.seed == 0 and t.lr < 5e-3, "4 of 8 search trials, 0 of 5 seeds"),
+        (lambda t: t.seed == 0, "8 of 8 search trials, 0 of 5 seeds"),
+        (lambda t: t.seed in (0, 1, 4), "8 of 8 search trials, 2 of 5 seeds"),
     ],
 )
-def test_published_figures_are_compared_with_the_same_model_and_data_alone(name, words, others):
-    """The reference board is made for that comparison, all others are not."""
-    found = results("adam", records=[done(1.0)])
-    environment = {"versions": {}, "processor": "Some CPU", "cores": 2}
-    notes = notes_of(Board(load_recipe(name), environment, rank_rows(found, "train_loss")))
-    assert words in notes
-    assert others not in notes
+def test_a_row_that_is_not_finished_says_how_far_it_is(keep, reason):
+    """It is interrupted, whatever it waits for."""
+    fake = Fake(tuned_recipe("adamw"), flat).forget(lambda t: t.max_steps is None and keep(t))
+    row = next(row for row in fake.board().rows if not row.a_a)
+    assert (row.status, row.reason) == ("interrupted", reason)
+    assert row.verdict.rank_interval is None
 
 
-#: A value for each measured entry of a record, no two alike in any unit.
-MEASURED = {
-    "train_loss": 2.125,
-    "eval_loss": 3.25,
-    "steps": 4,
-    "tokens_per_s": 1234.0,
-    "optimizer_step_ms": 5.5,
-    "state_bytes_per_param": 8.75,
-    "peak_mem_bytes": 600 * 2**20,
-    "first_step_ms": 77.0,
-    "first_loss": 6.5,
-    "last_loss": 1.5,
-    "initial_eval_loss": 9.5,
-    "tokens": 999,
-    "compile_s": 11.0,
-    "train_wall_s": 21.0,
-    "eval_wall_s": 0.75,
-    "extra_passes": 1.25,
-    "state_bytes": 33,
-    "parameters": 44,
-    "batches_hash": "ab",
-    "engine": "compiled",
-    "hyperparameters": [{"lr": 0.5}],
-}
+def test_rows_that_have_not_begun_are_named_and_no_rows():
+    """A board in the making shows what there is."""
+    fake = Fake(tuned_recipe("adamw", "sgd", "lion"), flat)
+    found = fake.forget(lambda trial: trial.spec == "adamw").board()
+    assert {row.label for row in found.rows} == {"adamw", "adamw A/A"}
+    assert found.not_begun == ("sgd", "lion")
 
 
-def test_every_column_shows_its_own_number_in_its_own_unit():
-    """What was measured is what stands in a row, and under each heading of the table."""
-    record = {"status": "done", **MEASURED, "step_passes": [3.0, 2.0, 2.0, 2.0]}
-    (found,) = results({"spec": "lion", "lr": 0.125}, records=[record])
-    rows = rank_rows([replace(found, losses=[4.0, 2.0, 1.5, 1.0])], "train_loss")
-    assert {key: rows[0][key] for key in MEASURED} == MEASURED
-    environment = {"versions": {}, "processor": "Some CPU", "cores": 2}
-    lines = Board(TINY, environment, rows).to_markdown().splitlines()
-    heading, _, line = [line for line in lines if line.startswith("| ")]
-    titles, cells = ([cell.strip() for cell in x.split("|")[1:-1]] for x in (heading, line))
-    assert dict(zip(titles, cells, strict=True)) == {
-        "#": "1",
-        "optimizer": "lion",
-        "train loss": "2.1250",
-        "eval loss": "3.2500",
-        "passes /step": "2.25",
-        # Of 4 passes the first step takes 3.
-        "loss at equal passes": "3.5000",
-        "loss at equal time": "2.3333",
-        "published loss\\*": "2.4041",
-        "lr": "0.125",
-        "steps": "4",
-        "tokens/s": "1,234",
-        "optimizer ms/step": "5.50",
-        "state B/param": "8.75",
-        "peak MiB": "600",
-        "status": "done",
-    }
+@pytest.mark.parametrize("entries", [["adamw"], ["sgd"], ["adamw", "sgd"], ["sgd", "lion"]])
+def test_small_boards_work(entries):
+    """One row, the baseline alone, no baseline: every form can be made, and says what is missing."""
+    found = Fake(tuned_recipe(*entries), flat).board()
+    has_baseline = "adamw" in entries
+    assert (found.baseline == "adamw") == has_baseline
+    assert (found.aa is not None) == has_baseline
+    notes = "\n".join(found.notes())
+    assert ("add it to the recipe's optimizers" in notes) == (not has_baseline)
+    for row in found.rows:
+        differs = row.verdict.differs
+        assert differs is (False if has_baseline and row.label != "adamw" else None)
+        assert row.verdict.rank_interval == (1, len(found.rows))
+    assert json.loads(found.to_json())["rows"]
+    assert found.to_csv().count("\n") == 1 + len(found.rows)
 
 
-@pytest.mark.parametrize("metric", ["train_loss", "eval_loss"])
-def test_the_note_names_the_loss_that_ranks(metric):
-    """The one that the recipe says."""
-    recipe = override(TINY, {"rank_by": metric})
-    environment = {"versions": {}, "processor": "Some CPU", "cores": 2}
-    notes = notes_of(
-        Board(recipe, environment, rank_rows(results("adam", records=[done(1.0)]), metric))
-    )
-    assert f"Ranked by {metric.replace('_', ' ')}, lower is better" in notes
+def test_a_board_of_failures_alone_works():
+    """All rows share the first rank, and there is nothing to compare."""
+    found = Fake(tuned_recipe("adamw", "sgd"), failed).board()
+    assert {(row.status, row.rank) for row in found.rows} == {("diverged", 1)}
+    values = json.loads(found.to_json())
+    assert values["aa"] is values["noise_between_seeds"] is None
+    assert "adamw, the baseline, is not done" in found.to_markdown()
+
+
+def test_the_second_baseline_is_told_from_the_first_only_if_it_differs():
+    """A/A: a flag and a label, and at the top of the board when it fails."""
+
+    def outcome(trial: TrialSpec) -> RunRecord:
+        # What no search can tell: the seeds at lrs below the declared one are worse.
+        worse = 0.3 if trial.seed and trial.lr < 2e-4 else 0.0
+        its = flat(trial)
+        loss = (its.test_loss or 0) + worse + 0.0003 * trial.seed
+        return replace(its, test_loss=loss, eval_loss=2.9 + trial.lr * 1e-3)
+
+    trusted = Fake(tuned_recipe("adamw", "adam"), flat).board()
+    assert trusted.aa is not None
+    assert not trusted.aa.differs
+    assert "are not told apart" in trusted.to_markdown()
+    assert "DO NOT TRUST" not in trusted.to_markdown()
+    (twin,) = [row for row in trusted.rows if row.a_a]
+    assert (twin.label, twin.optimizer) == ("adamw A/A", "adamw")
+    doubted = Fake(tuned_recipe({"spec": "adamw", "lr": 1e-3}), outcome)
+    rows = [replace(row, seeds=tuple(replace(t, lr=1e-4) for t in row.seeds)) if row.is_a_a
+            else row for row in doubted.rows]  # fmt: skip
+    for row in rows:
+        for trial in row.seeds:
+            doubted.results[trial.id] = result(trial, outcome(trial))
+    doubted.rows = rows
+    found = doubted.board()
+    assert found.aa is not None
+    assert found.aa.differs
+    assert "DO NOT TRUST THIS BOARD" in found.to_markdown().split("| rank")[0]
+    assert json.loads(found.to_json())["aa"]["rows"] == ["adamw", "adamw A/A"]
+
+
+def test_rows_trained_on_other_batches_take_no_part_in_claims():
+    """One seed on other data is enough; the row keeps its losses and is named at the top."""
+
+    def outcome(trial: TrialSpec) -> RunRecord:
+        its = flat(trial)
+        other = trial.spec == "lion" and trial.seed == 3
+        return replace(its, test_loss=1.0, batches_hash="other") if other else its
+
+    found = Fake(tuned_recipe("adamw", "lion", "adam"), outcome).board()
+    row = next(row for row in found.rows if row.label == "lion")
+    assert found.other_data == ("lion",)
+    assert row.verdict.differs is row.verdict.rank_interval is None
+    assert row.test_loss is not None
+    assert "Trained on other batches" in found.to_markdown().split("| rank")[0]
+    assert {r.verdict.rank_interval for r in found.rows if r is not row} == {(1, 3)}
+
+
+def test_the_baseline_saw_the_right_batches_where_two_rows_disagree():
+    """Not the one that is listed first."""
+
+    def outcome(trial: TrialSpec) -> RunRecord:
+        return record(trial, train_loss=1.0, batches_hash=trial.spec)
+
+    recipe = override(TINY, {"optimizers": ["lion", "adamw"]})
+    assert Fake(recipe, outcome).board().other_data == ("lion",)
 
 
 def test_losses_at_equal_cost():
     """Each loss counts for the passes, or the seconds, of its step; a plain row's are its own."""
     losses = [4.0, 3.0, 2.0, 1.0]
-    failed = {"status": "oom", "reason": "out of memory"}
-    plain = {**done(2.5), "train_wall_s": 9.0, "compile_s": 1.0}
-    sam = {**done(2.5), "train_wall_s": 16.0, "compile_s": 0.0, "step_passes": [2.0] * 4}
-    svrg = {
-        **done(2.5),
-        "train_wall_s": 24.0,
-        "compile_s": 0.0,
-        "step_passes": [9.0, 2.0, 2.0, 2.0],
+
+    def run(seconds: float, compile_s: float, passes: list[float] | None) -> dict[str, Any]:
+        extra = 0.0 if passes is None else sum(passes) / 4 - 1
+        curves = Curves(losses=losses, step_passes=passes)
+        costs = {"train_wall_s": seconds, "compile_s": compile_s, "extra_passes": extra}
+        return done(2.5, **costs, curves=curves)
+
+    outcomes = [
+        run(9.0, 1.0, None),
+        run(16.0, 0.0, [2.0] * 4),
+        run(24.0, 0.0, [9.0, 2.0, 2.0, 2.0]),
+    ]
+    found = board("adam", "sam+adam", "svrg+adam", "sgd", outcomes=[*outcomes, OOM])
+    told = {
+        row.optimizer: (
+            row.costs.passes_per_step,
+            row.at_equal_cost.loss_at_equal_passes,
+            row.at_equal_cost.loss_at_equal_time,
+        )
+        for row in found.rows
     }
-    found = results("adam", "sam+adam", "svrg+adam", "sgd", records=[plain, sam, svrg, failed])
-    rows = {
-        row["optimizer"]: row
-        for row in rank_rows([replace(r, losses=losses) for r in found], "train_loss")
-    }
-    costs = {
-        name: (row["passes_per_step"], row["loss_at_equal_passes"], row["loss_at_equal_time"])
-        for name, row in rows.items()
-    }
-    assert costs["adam"] == (1.0, 2.5, 2.5)
-    assert costs["sam+adam"] == (2.0, 3.5, 3.5)
+    assert told["adam"] == (1.0, 2.5, 2.5)
+    assert told["sam+adam"] == (2.0, 3.5, 3.5)
     # Its first step takes 9 of 15 passes, and 8 s of 24 pay for 5 of them.
-    assert costs["svrg+adam"] == (3.75, None, None)
-    assert costs["sgd"] == (None, None, None)
+    assert told["svrg+adam"] == (3.75, None, None)
+    assert told["sgd"] == (None, None, None)
 
 
-@pytest.mark.parametrize("passes", [None, [2.0, 2.0]])
-def test_columns_of_passes_stand_where_steps_take_several(passes):
-    """A table of plain optimizers has no column that repeats another."""
-    record = {**done(1.0), "train_wall_s": 1.0, "compile_s": 0.0, "step_passes": passes}
-    (found,) = results("adam", records=[record])
-    rows = rank_rows([replace(found, losses=[1.0, 1.0])], "train_loss")
-    environment = {"versions": {}, "processor": "Some CPU", "cores": 2}
-    text = Board(TINY, environment, rows).to_markdown()
-    assert ("loss at equal passes" in text) == ("over as many forward" in text) == bool(passes)
-    assert "loss at equal time" in text
+def test_only_the_curves_of_finished_seeds_are_read():
+    """A table of ten thousand trials does not open those of their searches."""
+    fake = Fake(tuned_recipe("adamw", "sgd"), flat)
+    read: list[int] = []
+
+    def reading(trial: TrialSpec) -> Curves:
+        read.append(trial.seed)
+        return Curves(losses=[1.0])
+
+    fake.results = {
+        id: replace(one, curves=lambda trial=one.trial: reading(trial))
+        for id, one in fake.results.items()
+    }
+    fake.board()
+    assert sorted(read) == sorted([1, 2, 3, 4, 5] * 3)
+
+
+def test_rows_measured_elsewhere_are_counted():
+    """By row, whichever of its trials it was."""
+    fake = Fake(tuned_recipe("adamw", "sgd"), flat)
+    trial = fake.rows[1].search[2]
+    fake.results[trial.id] = result(trial, flat(trial), replace(HERE, threads=9))
+    found = fake.board()
+    assert found.measured_elsewhere == 1
+    assert found.to_dict()["environment"]["rows_measured_elsewhere"] == 1
+
+
+def test_weight_decay_is_what_each_row_got():
+    """From the recipe, from its own arguments, or its own default; the exceptions are noted."""
+    groups = {"hyperparameters": [{"lr": 1.0, "weight_decay": 0.25}, {"weight_decay": 0.0}]}
+    entries = ["adamw", {"spec": "adam", "args": {"weight_decay": 0.5}}]
+    recipe = tuned_recipe(*entries)
+    found = Fake(recipe, lambda t: replace(flat(t), **groups)).board()
+    assert {r.optimizer: r.weight_decay for r in found.rows} == {"adamw": 0.01, "adam": 0.5}
+    assert "Weight decay 0.01 for all, but its own: adam 0.5." in found.notes()
+    none = override(TINY, {"optimizers": ["adamw", "sgd"], "training.weight_decay": None})
+    told = Fake(none, lambda t: record(t, **done(1.0), **(groups if t.spec == "sgd" else {})))
+    assert {r.optimizer: r.weight_decay for r in told.board().rows} == {"adamw": None, "sgd": 0.25}
+
+
+def test_an_unknown_untouched_model_leaves_out_what_needs_it():
+    """No number is made up: neither for failures, nor for the gain."""
+    fake = Fake(tuned_recipe("adamw"), lambda t: failed(t) if t.lr > 2e-3 else flat(t))
+    known, unknown = fake.board(UNTOUCHED).rows[0].tuning, fake.board(Untouched()).rows[0].tuning
+    assert known.with_tries is not None
+    assert unknown.with_tries is not None
+    assert known.with_tries["1"] is not None
+    assert unknown.with_tries["1"] is None
+    assert known.sensitivity is not None
+    assert (unknown.sensitivity, unknown.lr_tolerance) == (None, None)
+
+
+def test_an_edge_that_the_search_reached_is_told():
+    """Lower losses at ever lower lrs."""
+    found = Fake(tuned_recipe("adamw"), lambda t: replace(flat(t), eval_loss=1 + t.lr)).board()
+    assert {row.tuning.edges for row in found.rows} == {("lower",)}

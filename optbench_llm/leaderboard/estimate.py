@@ -45,7 +45,9 @@ class Costs:
     basis: tuple[str, ...] = ()
 
     def trials_s(self, row: RowLeft) -> list[float]:
-        """Seconds of each trial of a row that is still to run."""
+        """Seconds of each trial of a row that is still to run; a complete row costs nothing."""
+        if not row.steps:
+            return []
         cost = self.of_kind[kind_of(row.entry)]
         return [cost.trial_s(steps or self.steps) for steps in row.steps]
 
@@ -105,7 +107,7 @@ def _not_yet_chosen(plan: Plan, row: RowTrials) -> list[int | None]:
     seeds, length = len(recipe.all_seeds), recipe.training.max_steps
     searched: list[int | None] = [None] * max(0, recipe.search.trials - len(row.search))
     its_own = [None] * seeds
-    if row.is_a_a or row.entry != plan.baseline_row() or length is None:
+    if row.entry != plan.baseline_row() or length is None:
         return [*searched, *its_own]
     counts = [max(1, round(length * budget)) for budget in recipe.baseline_budgets]
     return [*searched, *its_own, *(n for n in counts if n != length for _ in range(seeds))]

@@ -141,7 +141,7 @@ def measure(
                         break
     scale = _blocks(recipe, recipe.training.max_eval_blocks) / max(1, _blocks(recipe, few_blocks))
     assert facts is not None or not of_kind
-    return Measurement(_costs(timed, scale), failed, facts.steps if facts else 0, start_s)
+    return Measurement(_costs(timed, scale), failed, (facts.steps or 0) if facts else 0, start_s)
 
 
 def _few_steps(recipe: Recipe, entry: OptimizerEntry) -> TrialSpec:
