@@ -176,7 +176,7 @@ def test_rows_that_have_not_begun_are_named_and_no_rows():
 
 @pytest.mark.parametrize("entries", [["adamw"], ["sgd"], ["adamw", "sgd"], ["sgd", "lion"]])
 def test_small_boards_work(entries):
-    """One row, the baseline alone, no baseline: every form can be made, and says what is missing."""
+    """One row, the baseline alone, no baseline: every form works and says what is missing."""
     found = Fake(tuned_recipe(*entries), flat).board()
     has_baseline = "adamw" in entries
     assert (found.baseline == "adamw") == has_baseline
