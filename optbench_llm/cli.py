@@ -105,6 +105,14 @@ def list_(
 @app.command()
 def info(
     name: Annotated[str, typer.Argument(help="An optimizer's name or spec.")],
+    store: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="DIR",
+            help="A store whose tuned board tells the lr that it found; may be given several times"
+            " (default: those in ./runs, and the board that ships).",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """Show one optimizer: its paper, equations, hyperparameters, state, needs and limits."""
@@ -112,9 +120,9 @@ def info(
         from optbench_llm.info_page import info_json, print_info
 
         if as_json:
-            _echo_json(info_json(name))
+            _echo_json(info_json(name, store))
         else:
-            print_info(name)
+            print_info(name, store)
 
 
 @app.command()
@@ -185,6 +193,10 @@ def leaderboard(
         int | None,
         typer.Option(metavar="K", help="Processes of each trial: its batch is divided over them."),
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Cut the board, fairly, to end within 90s, 30m or 2h."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan and what it may cost; write nothing.")
     ] = False,
@@ -215,6 +227,7 @@ def leaderboard(
             store=store,
             workers=workers,
             dry_run=dry_run,
+            budget=budget,
         )
     raise typer.Exit(code)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optbench_llm.catalog import OptimizerInfo, list_optimizers, optimizer_info, parse_spec
@@ -10,6 +13,7 @@ from optbench_llm.compatibility import compatibility, rows_of
 from optbench_llm.rules.hyperparameters import RANGES, range_of
 from optbench_llm.rules.rule import COMPANION
 from optbench_llm.terminal import MISSING, make_console, plain_table
+from optbench_llm.tuned_boards import TunedBoard, tuned_boards
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -32,13 +36,40 @@ SHAPES = {
 }
 
 
-def info_json(text: str) -> dict[str, Any]:
+def info_json(text: str, stores: Sequence[Path] | None = None) -> dict[str, Any]:
     """What there is to know of one optimizer, as plain values.
 
+    ``tuned_lrs`` are those that the tuned boards of these stores found (see `tuned_boards`).
+
     Raises:
-        ValueError: no optimizer of that name, one of a provider that has no row, or a storage that
-            the optimizer cannot bear.
+        ValueError: no optimizer of that name, one of a provider that has no row, a storage that
+            the optimizer cannot bear, or a store without a tuned board.
     """
+    boards, _ = tuned_boards(stores)
+    return {**_catalog_json(text), "tuned_lrs": _tuned_lrs(parse_spec(text).canonical, boards)}
+
+
+def _tuned_lrs(spec: str, boards: Sequence[TunedBoard]) -> list[dict[str, Any]]:
+    found = ((board, board.row(spec)) for board in boards)
+    return [
+        {
+            "lr": row.lr,
+            "recipe": board.recipe,
+            "model": board.model,
+            "data": board.data,
+            "steps": board.steps,
+            "test_loss": row.test_loss,
+            "finished": list(row.finished),
+            "edges": list(row.edges),
+            "store": str(board.path.parent),
+            "in_words": board.in_words,
+        }
+        for board, row in found
+        if row is not None
+    ]
+
+
+def _catalog_json(text: str) -> dict[str, Any]:
     info = optimizer_info(text)
     from optbench_llm.memory import storages
 
@@ -129,18 +160,20 @@ def _slot(slot: Slot) -> dict[str, Any]:
     return {"name": slot.name, "shape": slot.shape, "positive": slot.positive}
 
 
-def print_info(text: str) -> None:
+def print_info(text: str, stores: Sequence[Path] | None = None) -> None:
     """Print all that there is to know of one optimizer.
 
     Raises:
-        ValueError: no optimizer of that name.
+        ValueError: no optimizer of that name, or a store without a tuned board.
     """
     from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
-    facts = info_json(text)
+    facts = info_json(text, stores)
     out = make_console()
+    for warning in tuned_boards(stores)[1]:
+        print(f"warning: {warning}", file=sys.stderr)
     out.print(Text(facts["name"], style="bold") + Text(f"   {facts['title']}"))
     grid = Table.grid(padding=(0, 2, 0, 0))
     for key, value in _facts(facts):
@@ -177,11 +210,22 @@ def _running(facts: dict[str, Any]) -> list[tuple[str, str]]:
     lines += [("" if index else "needs", need) for index, need in enumerate(needs)]
     lines += [
         ("declared lr", f"{facts['lr']:g}"),
+        *[("lr found", _found(tuned)) for tuned in facts["tuned_lrs"]],
         ("lr grid", ", ".join(f"{lr:g}" for lr in facts["lr_grid"])),
         *_state(facts),
         ("storage", _storage(facts["storages"])),
     ]
     return lines + _compatibility(facts)
+
+
+def _found(tuned: dict[str, Any]) -> str:
+    done, of = tuned["finished"]
+    seeds = f"{of} seeds" if done == of else f"{done} of {of} seeds"
+    edges = "".join(f" (at the {edge} edge of what was tried)" for edge in tuned["edges"])
+    return (
+        f"{tuned['lr']:.3g}{edges}, {tuned['in_words']}, {seeds}, "
+        f"test loss {tuned['test_loss']:.4g}"
+    )
 
 
 def _compatibility(facts: dict[str, Any]) -> list[tuple[str, str]]:

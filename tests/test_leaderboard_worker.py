@@ -67,7 +67,7 @@ class LostRanks:
 
 
 def test_no_process_writes_beside_the_first_that_may_be_sending_a_record():
-    """A record is a line too long for a pipe to keep whole; what follows training is the first's."""
+    """A record is a line too long for a pipe to keep whole: then only the first writes."""
     events, goes_on = sent([], LostRanks(0))
     assert ([event["event"] for event in events], goes_on) == (["failed"], False)
     assert sent([], LostRanks(1)) == ([], False)

@@ -96,7 +96,7 @@ def test_the_place_in_a_batch_does_not_need_a_trained_token(tmp_path):
 def evaluate(folder: Path, size: int) -> None:
     """In one of several processes."""
     run = trainer(folder, per_device_eval_batch_size=size)
-    run.model_wrapped = run.accelerator.prepare_model(run.model, evaluation_mode=True)
+    run.model_wrapped = run.accelerator.prepare_model(run.model, evaluation_mode=True)  # pyright: ignore
     found = split_loss(run, Sentences(BLOCKS, seed=1))
     (folder / f"{run.args.process_index}.json").write_text(json.dumps(vars(found)))
 

@@ -46,10 +46,10 @@ def setup(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         for n in range(80)
     ]
     (folder / "records.json").write_text(json.dumps(records), encoding="utf-8")
-    data = DataSettings(
-        source=str(folder / "records.json"), prompt="inst", block_size=64,
-        validation_fraction=0.2, test_fraction=0.25,
-    )  # fmt: skip
+    source = {"source": str(folder / "records.json"), "prompt": "inst", "block_size": 64}
+    data = DataSettings.model_validate(
+        {**source, "validation_fraction": 0.2, "test_fraction": 0.25}
+    )
     model = f"random:{folder / 'config.json'}"
     return {
         "inputs": {"model": model_fingerprint(model), "data": data_fingerprint(data)},

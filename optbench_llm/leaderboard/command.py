@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from optbench_llm.catalog import expand
-from optbench_llm.leaderboard.agenda import Agenda
 from optbench_llm.leaderboard.board import Run, run_leaderboard
-from optbench_llm.leaderboard.estimate import estimate
+from optbench_llm.leaderboard.budget import budget_seconds
+from optbench_llm.leaderboard.forecast import Fitted, Tell, default_store, within_budget
 from optbench_llm.leaderboard.optimizer_settings import canonical_spec
-from optbench_llm.leaderboard.plan import Plan, RowTrials, make_plan
+from optbench_llm.leaderboard.plan import make_plan
+from optbench_llm.leaderboard.plan_page import print_plan
 from optbench_llm.leaderboard.progress import open_display
 from optbench_llm.leaderboard.recipe import Recipe, load_recipe, override
-from optbench_llm.leaderboard.store import Store, identity
 from optbench_llm.stopping import exit_code
-from optbench_llm.terminal import MISSING, make_console
+from optbench_llm.terminal import make_console
 
 ALL_RUN, NONE_DONE = 0, 1
 
@@ -29,24 +30,49 @@ def run_command(
     store: Path | None,
     workers: int,
     dry_run: bool,
+    budget: str | None = None,
 ) -> int:
     """Run or, with ``dry_run``, only plan a recipe's leaderboard; returns the exit code.
 
+    A ``budget`` of time, such as ``30m``, cuts the board to what ends within it.
+
     Raises:
-        ValueError: recipe, changes, specs, model, data or store are not usable.
+        ValueError: recipe, changes, specs, budget, model, data or store are not usable.
     """
     recipe = changed(load_recipe(name_or_path), changes, specs)
-    path = store or Path("runs") / recipe.name
+    if budget is not None:
+        budget_seconds(budget)
     plan = make_plan(recipe)
-    if dry_run:
-        _print_plan(plan, path, workers)
-        return ALL_RUN
+    fitted = Fitted(plan, store or default_store(recipe, recipe), None, ())
+    with _measuring() as tell:
+        if budget is not None:
+            fitted = within_budget(plan, budget, store, workers, tell)
+        plan, path = fitted.plan, fitted.store
+        if dry_run:
+            print_plan(plan, path, workers, fitted.costs, fitted.words, tell)
+            return ALL_RUN
     with open_display(make_console()) as display:
+        for words in fitted.words:
+            display.say(words)
         run = run_leaderboard(plan, path, display, workers)
     _print_run(run, path)
     if run.stopped_by is not None:
         return exit_code(run.stopped_by)
     return ALL_RUN if run.any_done else NONE_DONE
+
+
+@contextmanager
+def _measuring() -> Iterator[Tell]:
+    """What is being measured, on a terminal's last line while it is."""
+    console = make_console()
+    with console.status("") as status:
+        status.stop()
+
+        def tell(text: str) -> None:
+            status.update(f"measuring: {text}")
+            status.start()
+
+        yield tell
 
 
 def changed(recipe: Recipe, changes: dict[str, Any], specs: Sequence[str] | None) -> Recipe:
@@ -110,63 +136,3 @@ def _print_run(run: Run, path: Path) -> None:
     console.print(
         f"{path}/leaderboard.md, .csv and .json hold this table.", highlight=False, markup=False
     )
-
-
-def _print_plan(plan: Plan, path: Path, workers: int) -> None:
-    from rich import box
-    from rich.table import Table
-
-    store = Store.read(path, identity(plan.recipe, plan.inputs))
-    agenda = Agenda(plan, store.by_id)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-    table.add_column("optimizer")
-    table.add_column("lr", justify="right")
-    table.add_column("schedule")
-    with_arguments = any(row.entry.args for row in agenda.rows)
-    if with_arguments:
-        table.add_column("arguments")
-    table.add_column("in the store")
-    for row in agenda.rows:
-        arguments = " ".join(f"{k}={v}" for k, v in row.entry.args.items())
-        lr = row.lr or plan.recipe.lr_of(row.entry)
-        cells = [row.entry.spec, f"{lr:g}", plan.recipe.schedule_of(row.entry)]
-        cells += [arguments] if with_arguments else []
-        table.add_row(*cells, _in_store(row, agenda, store))
-    console = make_console()
-    recipe = plan.recipe
-    budget = (
-        f"{recipe.training.max_steps} steps"
-        if recipe.training.max_steps
-        else f"{recipe.training.num_train_epochs:g} epochs"
-    )
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False)
-
-    say(f"{recipe.name}: {recipe.model} on {recipe.data.source}, {budget} each, {recipe.track_in_words}")
-    say(data_page(recipe))
-    console.print(table)
-    left = agenda.planned() - agenda.ended()
-    say(f"{left} of {agenda.planned()} trials would run into {path}. Nothing was written.")
-    say(str(estimate(plan, agenda, store, workers)))
-
-
-def _in_store(row: RowTrials, agenda: Agenda, store: Store) -> str:
-    """How many of a row's trials are there, and how those fared that are to run again."""
-    results = [(trial, store.get(trial)) for trial in row.trials]
-    there = sum(result is not None for _, result in results)
-    again = sorted({r.record.status for t, r in results if r and agenda.is_to_run(t)})
-    words = [f"{there} of {len(results)} known trials"] if there else [MISSING]
-    return ", ".join(words + [f"{status} runs again" for status in again])
-
-
-def data_page(recipe: Recipe) -> str:
-    """What would become of the data's records; the model's tokenizer is loaded for it.
-
-    Raises:
-        ValueError: model or data cannot be used.
-    """
-    from optbench_llm.data import load_data
-    from optbench_llm.models import load_tokenizer
-
-    return load_data(recipe.data, load_tokenizer(recipe.model)).report.page

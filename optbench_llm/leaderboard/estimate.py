@@ -1,118 +1,204 @@
-"""What a plan may cost, before any of it has run. Imports no torch."""
+"""What the trials that a board still lacks will cost: time row by row, and memory a worker."""
 
 from __future__ import annotations
 
-import math
-import time
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
-import numpy as np
+from optbench_llm.leaderboard.agenda import Agenda
+from optbench_llm.leaderboard.cores import threads_per_process
+from optbench_llm.leaderboard.environment import Environment, this_environment
+from optbench_llm.leaderboard.measure import Measured, Measurement
+from optbench_llm.leaderboard.plan import Plan, RowTrials
+from optbench_llm.leaderboard.recipe import OptimizerEntry, Recipe
+from optbench_llm.leaderboard.result import TrialResult
 
-from optbench_llm.catalog import parse_spec
-from optbench_llm.catalog.info import state_bytes_per_param
-from optbench_llm.leaderboard.board import Plan
-from optbench_llm.leaderboard.model_size import ModelSize, model_size
-from optbench_llm.leaderboard.store import Store
-from optbench_llm.leaderboard.trial import TrialSpec
-
-_STORAGE_BYTES = {None: 4.0, "bf16": 2.0, "int8": 1.0}
-# The untouched weights, those in training, and their gradient.
-_WEIGHTS_AND_GRADIENT_BYTES = 12
-_START_S = 8.0
-_CALIBRATION_S = 0.3
-# Training a small model reaches about this share of a large matrix product's speed.
-_EFFICIENCY = 0.25
-# What a process with torch and transformers occupies before it holds a model.
-_LIBRARIES_BYTES = 0.5 * 2**30
-# Of a transformer's layer: about so many values a token and unit of width wait for their gradient.
-_KEPT_VALUES_PER_WIDTH = 17
-# Logits, their probabilities and their gradient.
-_LOGIT_COPIES = 3
+#: What a worker takes to load its libraries, model and data, where no one has measured it.
+START_S = 8.0
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Wall time of what would run, memory of its most demanding trial, and what both rest on."""
+class RowLeft:
+    """The trials of one row that are still to run, by their steps; None: as many as the recipe's.
 
-    wall_s: float | None
-    mem_bytes: float | None
-    basis: str
+    Those that a search has yet to choose are among them. ``place`` is the row's in the recipe; that
+    of the baseline's twin is the baseline's.
+    """
 
-    def __str__(self) -> str:
-        if self.wall_s is None:
-            return f"Estimate: none; {self.basis}."
-        memory = f", {self.mem_bytes / 2**30:.1f} GiB a worker" if self.mem_bytes else ""
-        return f"Estimate: {_duration(self.wall_s)}{memory}; {self.basis}."
+    entry: OptimizerEntry
+    place: int
+    steps: tuple[int | None, ...]
 
 
-def estimate(plan: Plan, store: Store, workers: int) -> Estimate:
-    """Estimate what ``store`` lacks: from its finished trials, or from the model's size."""
-    missing = plan.missing(store)
-    if not missing:
-        return Estimate(0.0, None, "nothing is left to run")
-    processes = plan.recipe.processes_per_trial
-    measured = [r.record for r in store.results if r.record["status"] == "done"]
-    rounds = math.ceil(len(missing) / workers)
-    if measured:
-        wall_s = sum(record["wall_s"] for record in measured) / len(measured)
-        peak = max(record["peak_mem_bytes"] for record in measured) * processes
-        basis = f"from the {len(measured)} finished trials of this store"
-        return Estimate(_START_S + wall_s * rounds, peak, basis)
-    size = model_size(plan.recipe.model)
-    steps = plan.recipe.training.max_steps
-    if size is None or steps is None:
-        return Estimate(None, None, "finish one trial, and it will be taken from that")
-    trial_s = _flops(plan, size.parameters, steps) / (_matmul_flops_per_s() * _EFFICIENCY)
-    state = max(_state_bytes_per_param(trial) for trial in missing)
-    activations = _activation_bytes(plan, size)
-    weights = size.parameters * (_WEIGHTS_AND_GRADIENT_BYTES + state)
-    memory = (_LIBRARIES_BYTES + weights) * processes + activations
-    basis = f"rough, from {size.parameters / 1e6:.1f} M parameters"
-    basis += "" if activations else ", without activations"
-    return Estimate(_START_S + trial_s * rounds * workers, memory, basis)
+@dataclass(frozen=True)
+class Costs:
+    """What trials cost here, by the kind of their row (see `kind_of`), and what that rests on.
+
+    ``steps`` are those of a trial that has no number of its own.
+    """
+
+    of_kind: Mapping[str, Measured]
+    steps: int
+    start_s: float
+    basis: tuple[str, ...] = ()
+
+    def trials_s(self, row: RowLeft) -> list[float]:
+        """Seconds of each trial of a row that is still to run."""
+        cost = self.of_kind[kind_of(row.entry)]
+        return [cost.trial_s(steps or self.steps) for steps in row.steps]
+
+    def row_s(self, row: RowLeft) -> float:
+        """Seconds that all of them take, one after another."""
+        return sum(self.trials_s(row))
+
+    def wall_s(self, rows: Iterable[RowLeft], workers: int) -> float:
+        """Seconds until ``workers`` have run all trials of these rows, at most.
+
+        They share the work evenly but for the end, when all but one may wait for the longest.
+        """
+        trials = [seconds for row in rows for seconds in self.trials_s(row)]
+        if not trials:
+            return 0.0
+        return self.start_s + sum(trials) / workers + (1 - 1 / workers) * max(trials)
+
+    def peak_mem_bytes(self, rows: Iterable[RowLeft], processes: int) -> int | None:
+        """Memory of the worker that needs most, where that has been measured."""
+        costs = (self.of_kind[kind_of(row.entry)] for row in rows if row.steps)
+        peaks = [cost.peak_mem_bytes for cost in costs if cost.peak_mem_bytes is not None]
+        return max(peaks) * processes if peaks else None
 
 
-def _flops(plan: Plan, parameters: int, steps: int) -> float:
-    """Six operations a parameter and token in training, two in evaluation."""
-    training = plan.recipe.training
-    blocks = steps * training.batch_size * training.gradient_accumulation_steps
-    evaluated = training.max_eval_blocks or 0
-    return parameters * plan.recipe.data.block_size * (6.0 * blocks + 2.0 * evaluated)
+def kind_of(entry: OptimizerEntry) -> str:
+    """Spec and arguments of a row: rows that differ only in lr cost the same."""
+    return f"{entry.spec} {json.dumps(entry.args, sort_keys=True, default=str)}"
 
 
-def _matmul_flops_per_s() -> float:
-    """Speed of a matrix product on this processor: the best of many, since other work disturbs."""
-    size, best_s = 384, math.inf
-    matrix = np.ones((size, size), dtype=np.float32)
-    end = time.perf_counter() + _CALIBRATION_S
-    while (began := time.perf_counter()) < end:
-        np.matmul(matrix, matrix)
-        best_s = min(best_s, time.perf_counter() - began)
-    return 2 * size**3 / best_s
+def kinds(entries: Iterable[OptimizerEntry]) -> dict[str, OptimizerEntry]:
+    """One row of each kind, in their order."""
+    of_kind: dict[str, OptimizerEntry] = {}
+    for entry in entries:
+        of_kind.setdefault(kind_of(entry), entry)
+    return of_kind
 
 
-def _state_bytes_per_param(trial: TrialSpec) -> float:
-    """State of a large square matrix, by the rule's own slots; a provider's is taken for Adam's."""
-    spec = parse_spec(trial.spec)
-    if spec.info is None or spec.info.rule is None:
-        return 8.0
-    rule = spec.info.rule_class()
-    fp32 = state_bytes_per_param(rule, {**rule.settings(), **trial.settings})
-    return fp32 / 4 * _STORAGE_BYTES[spec.storage]
+def rows_left(plan: Plan, agenda: Agenda) -> list[RowLeft]:
+    """What every row of the agenda has still to run; rows that are complete have no trials."""
+    seen: set[str] = set()
+    left: list[RowLeft] = []
+    place = -1
+    for row in agenda.rows:
+        place += not row.is_a_a
+        known = [t for t in row.trials if agenda.is_to_run(t) and t.id not in seen]
+        seen |= {trial.id for trial in known}
+        steps = [trial.max_steps for trial in known]
+        if known and plan.recipe.its_track == "tuned" and row.lr is None:
+            steps += _not_yet_chosen(plan, row)
+        left.append(RowLeft(row.entry, place, tuple(steps)))
+    return left
 
 
-def _activation_bytes(plan: Plan, size: ModelSize) -> float:
-    """What a step keeps for the backward pass, and its logits with their gradient, in fp32."""
-    if size.width is None or size.layers is None or size.vocabulary is None:
-        return 0.0
-    training, block = plan.recipe.training, plan.recipe.data.block_size
-    tokens = training.batch_size * block
-    kept = tokens * size.layers * size.width * _KEPT_VALUES_PER_WIDTH
-    logits = max(tokens, training.eval_batch_size * block) * size.vocabulary * _LOGIT_COPIES
-    return 4.0 * (kept + logits)
+def _not_yet_chosen(plan: Plan, row: RowTrials) -> list[int | None]:
+    """The trials that follow from a search that goes on."""
+    recipe = plan.recipe
+    seeds, length = len(recipe.all_seeds), recipe.training.max_steps
+    searched: list[int | None] = [None] * max(0, recipe.search.trials - len(row.search))
+    its_own = [None] * seeds
+    if row.is_a_a or row.entry != plan.baseline_row() or length is None:
+        return [*searched, *its_own]
+    counts = [max(1, round(length * budget)) for budget in recipe.baseline_budgets]
+    return [*searched, *its_own, *(n for n in counts if n != length for _ in range(seeds))]
 
 
-def _duration(seconds: float) -> str:
+def stored_costs(
+    recipe: Recipe, results: Collection[TrialResult], workers: int
+) -> dict[str, Measured]:
+    """By kind, the medians of the finished trials that ran on such a machine and as many threads.
+
+    Each is taken apart into its training, which grows with the steps, and all else.
+    """
+    here = this_environment()
+    threads = threads_per_process(workers * recipe.processes_per_trial)
+    usable = [r for r in results if _costs_as_here(r, here, threads)]
+    found: dict[str, Measured] = {}
+    for kind, entry in kinds(recipe.optimizers).items():
+        trials = [
+            r
+            for r in usable
+            if r.trial.spec == entry.spec and r.trial.hyperparameters == dict(entry.args)
+        ]
+        if trials:
+            found[kind] = _median_cost(trials)
+    return found
+
+
+def _costs_as_here(result: TrialResult, here: Environment, threads: int) -> bool:
+    there = result.environment
+    return (
+        result.record.status == "done"
+        and result.record.steps > 0
+        and result.record.train_wall_s is not None
+        and there.processor == here.processor
+        and there.threads in (None, threads)
+    )
+
+
+def _median_cost(results: Sequence[TrialResult]) -> Measured:
+    training = [(r.record.train_wall_s or 0.0, r.record.steps, r.wall_s) for r in results]
+    peaks = [r.record.peak_mem_bytes for r in results if r.record.peak_mem_bytes is not None]
+    return Measured(
+        step_s=median(train_s / steps for train_s, steps, _ in training),
+        other_s=median(max(0.0, wall_s - train_s) for train_s, _, wall_s in training),
+        peak_mem_bytes=max(peaks, default=None),
+    )
+
+
+def all_costs(
+    wanted: Mapping[str, OptimizerEntry],
+    stored: Mapping[str, Measured],
+    measurement: Measurement | None,
+    steps: int,
+) -> Costs:
+    """The costs of every wanted kind: stored, else measured, else those of the slowest.
+
+    Raises:
+        ValueError: not one row is known to cost anything.
+    """
+    measured = measurement.of_kind if measurement else {}
+    of_kind = {kind: c for kind in wanted if (c := stored.get(kind) or measured.get(kind))}
+    basis: list[str] = []
+    from_store = sum(kind in stored for kind in of_kind)
+    if from_store:
+        basis.append(f"{_rows(from_store)} from finished trials")
+    if len(of_kind) > from_store:
+        basis.append(
+            f"{_rows(len(of_kind) - from_store)} from two eager steps each (compiled ones take "
+            "less)"
+        )
+    unknown = [kind for kind in wanted if kind not in of_kind]
+    if unknown:
+        if not of_kind:
+            failed = "; ".join(measurement.failed.values()) if measurement else ""
+            raise ValueError(f"no row could be measured: {failed or 'the time was too short'}")
+        slowest = max(of_kind.values(), key=lambda cost: cost.trial_s(steps))
+        of_kind |= dict.fromkeys(unknown, slowest)
+        failed = measurement.failed if measurement else {}
+        basis += [f"{wanted[k].spec} as the slowest, its steps failed: {failed[k]}"
+                  for k in unknown if k in failed]  # fmt: skip
+        late = [wanted[kind].spec for kind in unknown if kind not in failed]
+        if late:
+            basis.append(f"as the slowest, for want of time: {', '.join(late)}")
+    start_s = measurement.start_s if measurement else START_S
+    return Costs(of_kind, steps, start_s, tuple(basis))
+
+
+def _rows(count: int) -> str:
+    return f"{count} row{'' if count == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """A rough time in words: ``about 12 min``."""
     if seconds < 90:
         return f"about {max(1, round(seconds))} s"
     if seconds < 5400:

@@ -80,7 +80,8 @@ class PlainDisplay:
         if isinstance(event, Finished):
             self._finished += 1
             count = f"[{self._finished:>{len(str(self._total))}}/{self._total}]"
-            line = f"{count} {name_of(event.trial):<28} {outcome(event.record)}   {event.wall_s:.1f} s"
+            words = f"{outcome(event.record)}   {event.wall_s:.1f} s"
+            line = f"{count} {name_of(event.trial):<28} {words}"
             print(line, flush=True)
 
 

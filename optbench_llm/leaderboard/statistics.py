@@ -268,7 +268,7 @@ def _checked(losses: ArrayLike) -> Array:
 
 def _rounding(losses: Array) -> float:
     """What rounding leaves of a loss: no noise is taken to be less, so that none is zero."""
-    return max(float(np.finfo(float).eps * np.abs(losses).max(initial=0)), 1e-150)
+    return max(float(np.finfo(float).eps * np.abs(losses).max(initial=0)), 1e-60)
 
 
 def _mean_variances(losses: Array) -> tuple[Array, float]:
