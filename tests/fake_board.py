@@ -111,5 +111,5 @@ def cells(board: Board, label: str) -> dict[str, str]:
     lines = [line for line in board.to_markdown().splitlines() if line.startswith("| ")]
     split: Sequence[list[str]] = [[c.strip() for c in x.split("|")[1:-1]] for x in lines]
     titles = split[0]
-    (found,) = [line for line in split[2:] if label in line]
+    (found,) = [line for line in split[2:] if label in line[:2]]
     return dict(zip(titles, found, strict=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from optbench_llm.run_record import RunStatus
@@ -177,7 +177,9 @@ class Row:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, all on one level."""
-        values = asdict(self)
+        values = dict(vars(self))
         for part in ("costs", "at_equal_cost", "tuning", "verdict"):
-            values |= values.pop(part)
+            values |= vars(values.pop(part))
+        for runs in ("seeds", "search"):
+            values[runs] = [dict(vars(run)) for run in values[runs]]
         return values

@@ -50,13 +50,13 @@ _FIRST_TO_GO = {
 
 def shown_columns(board: Board, console: Console) -> list[Column]:
     """Those that ``console`` has room for."""
-    unbounded = console.options.update(max_width=1000)
     shown = _of_terminal(board)
+    widths = {column.key: _width(column, board.rows) for column in shown}
     first_to_go = _FIRST_TO_GO["tuned" if board.recipe.its_track == "tuned" else "untuned"]
-    for key in (None, *first_to_go):
-        shown = [column for column in shown if column.key != key]
-        if console.measure(_table(shown, board.rows), options=unbounded).maximum <= console.width:
+    for key in first_to_go:
+        if sum(widths[column.key] for column in shown) <= console.width:
             break
+        shown = [column for column in shown if column.key != key]
     return shown
 
 
@@ -97,6 +97,13 @@ def _of_terminal(board: Board) -> list[Column]:
         for column in found
         if column.key != "status"
     ]
+
+
+def _width(column: Column, rows: Sequence[Row]) -> int:
+    """What a column takes of a `plain_table`: its longest text, and two spaces."""
+    from rich.cells import cell_len
+
+    return 2 + max(cell_len(text) for text in (*column.heading, *map(column.cell, rows)))
 
 
 def _table(shown: Sequence[Column], rows: Sequence[Row]) -> Table:
