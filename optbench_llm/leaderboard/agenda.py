@@ -59,7 +59,7 @@ class Agenda:
             if recipe.its_track != "tuned" or row.lr is not None or self._is_over(row):
                 known |= {trial.id for trial in row.trials}
             else:
-                unknown += recipe.search.trials + len(recipe.all_seeds)
+                unknown += self._plan.trials_of(row.entry, is_a_a=row.is_a_a)
         return len(known) + unknown
 
     def ended(self) -> int:

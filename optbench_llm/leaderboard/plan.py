@@ -90,6 +90,15 @@ class Plan:
             row = self._tuned(entry, results, again, is_a_a)
         return self._with_engine(row, results)
 
+    def trials_of(self, entry: OptimizerEntry, *, is_a_a: bool = False) -> int:
+        """How many trials one row takes in all, before any of its results are known."""
+        recipe = self.recipe
+        seeds = len(recipe.all_seeds)
+        if recipe.its_track != "tuned":
+            return seeds
+        lengths = 0 if is_a_a or entry != self.baseline_row() else len(self._lengths())
+        return recipe.search.trials + seeds * (1 + lengths)
+
     def check(self) -> None:
         """Raise ValueError where an optimizer does not take what the recipe sets for it."""
         for entry in self.recipe.optimizers:
@@ -137,11 +146,15 @@ class Plan:
         )
 
     def _budgets(self, entry: OptimizerEntry, lr: float) -> dict[int, tuple[TrialSpec, ...]]:
+        return {count: self._seeds(entry, lr, count) for count in self._lengths()}
+
+    def _lengths(self) -> list[int]:
+        """The other lengths that the baseline is run at, in steps."""
         steps = self.recipe.training.max_steps
         if steps is None:
-            return {}
-        counts = [max(1, round(steps * budget)) for budget in self.recipe.baseline_budgets]
-        return {count: self._seeds(entry, lr, count) for count in counts if count != steps}
+            return []
+        lengths = {max(1, round(steps * budget)) for budget in self.recipe.baseline_budgets}
+        return sorted(lengths - {steps})
 
     def _with_engine(self, row: RowTrials, results: Results) -> RowTrials:
         """The row with all its trials told how to run: by what it has compiled or not before."""
