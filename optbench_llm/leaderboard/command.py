@@ -129,7 +129,7 @@ def _print_run(run: Run, path: Path) -> None:
     if board.rows:
         console.print()
         console.print(board.to_rich(console))
-        for note in board.notes():
+        for note in board.notes(console):
             console.print(note, style="dim", highlight=False, markup=False)
     if run.not_run:
         console.print(f"{run.not_run} trials were not run; the same command continues.")
