@@ -64,15 +64,16 @@ def run_command(
 @contextmanager
 def _measuring() -> Iterator[Tell]:
     """What is being measured, on a terminal's last line while it is."""
-    console = make_console()
-    with console.status("") as status:
-        status.stop()
+    status = make_console().status("")
 
-        def tell(text: str) -> None:
-            status.update(f"measuring: {text}")
-            status.start()
+    def tell(text: str) -> None:
+        status.update(f"measuring: {text}")
+        status.start()
 
+    try:
         yield tell
+    finally:
+        status.stop()
 
 
 def changed(recipe: Recipe, changes: dict[str, Any], specs: Sequence[str] | None) -> Recipe:
