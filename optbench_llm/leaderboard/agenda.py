@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from optbench_llm.leaderboard.plan import Plan, RowTrials
-from optbench_llm.leaderboard.recipe import OptimizerEntry
 from optbench_llm.leaderboard.result import TrialResult
 from optbench_llm.leaderboard.trial import TrialSpec
 
@@ -24,22 +23,21 @@ class Agenda:
     def __init__(self, plan: Plan, results: dict[str, TrialResult]) -> None:
         self._plan = plan
         self._results = results
-        self._again = {id for id, result in results.items() if not result.final}
+        self._again: set[str] = {id for id, result in results.items() if not result.final}
         self._running: dict[str, int] = {}
         self._at: dict[int, int] = {}
-        entries = [(entry, False) for entry in plan.recipe.optimizers]
-        a_a = plan.a_a_row()
-        if a_a is not None:
-            baseline = plan.baseline_row()
-            after = 1 + next(i for i, (entry, _) in enumerate(entries) if entry == baseline)
-            entries.insert(after, (a_a, True))
-        self._entries: list[tuple[OptimizerEntry, bool]] = entries
-        self._rows = [self._row(number) for number in range(len(entries))]
+        self._entries = plan.entries()
+        self._rows = [self._row(number) for number in range(len(self._entries))]
 
     @property
     def rows(self) -> list[RowTrials]:
         """Every row's trials, as far as they are known."""
         return list(self._rows)
+
+    @property
+    def again(self) -> frozenset[str]:
+        """Ids of stored trials that are to run once more."""
+        return frozenset(self._again)
 
     def missing(self) -> list[TrialSpec]:
         """All trials known to be needed and neither finished nor running."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -104,6 +105,7 @@ class _Session:
         self._running: dict[int, tuple[TrialSpec, list[float]]] = {}
         self._unstored: Finished | None = None
         self._since_tables = 0
+        self._left_out: set[str] = set()
 
     def run(self, executor: Executor) -> None:
         recipe, agenda = self._plan.recipe, self._agenda
@@ -138,10 +140,8 @@ class _Session:
 
         Rows that earlier runs asked for stand beside those of this one.
         """
-        plan, results = self._plan, self._store.by_id
-        rows: list[RowTrials] = self._agenda.rows
-        listed = plan.recipe.optimizers
-        rows += [plan.row(entry, results) for entry in self._store.rows if entry not in listed]
+        plan, results = self._plan.with_rows(self._store.rows), self._store.by_id
+        rows = list(self._rows(plan))
         environment = self._measured_with()
         board = build_board(plan.recipe, rows, results, environment, self._store.untouched)
         texts = {"json": board.to_json(), "csv": board.to_csv(), "md": board.to_markdown()}
@@ -150,6 +150,16 @@ class _Session:
             self._store.write(f"leaderboard-{plan.recipe.its_track}.{suffix}", text)
         self._since_tables = 0
         return board
+
+    def _rows(self, plan: Plan) -> Iterator[RowTrials]:
+        for entry, is_a_a in plan.entries():
+            try:
+                yield plan.row(entry, self._store.by_id, self._agenda.again, is_a_a=is_a_a)
+            except ValueError as error:
+                # An earlier run's, whose library is gone.
+                if entry.spec not in self._left_out:
+                    self._display.say(f"{entry.spec} is left out of the table: {error}")
+                self._left_out.add(entry.spec)
 
     def _write_tables_now_and_then(self) -> None:
         """After each trial while the board is small: a table of many takes as long as a trial."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from optbench_llm.data import data_fingerprint
@@ -49,10 +49,21 @@ class Plan:
     recipe: Recipe
     inputs: Inputs
 
-    def rows(self, others: Collection[OptimizerEntry] = ()) -> list[OptimizerEntry]:
-        """The recipe's rows, and of ``others`` those that it does not list."""
+    def with_rows(self, others: Iterable[OptimizerEntry]) -> Plan:
+        """The same plan with those of ``others`` as well that its recipe does not list."""
         listed = list(self.recipe.optimizers)
-        return [*listed, *(entry for entry in others if entry not in listed)]
+        more = [entry for entry in others if entry not in listed]
+        return replace(self, recipe=self.recipe.model_copy(update={"optimizers": listed + more}))
+
+    def entries(self) -> list[tuple[OptimizerEntry, bool]]:
+        """Every row, and whether it is the second of the baseline, which follows the first."""
+        rows: list[tuple[OptimizerEntry, bool]] = []
+        baseline, a_a = self.baseline_row(), self.a_a_row()
+        for entry in self.recipe.optimizers:
+            rows.append((entry, False))
+            if a_a is not None and entry == baseline:
+                rows.append((a_a, True))
+        return rows
 
     def a_a_row(self) -> OptimizerEntry | None:
         """The baseline a second time, from another declared lr; None outside the tuned track."""
