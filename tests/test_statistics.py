@@ -52,7 +52,7 @@ def numbers(differences: list[Difference]) -> np.ndarray:
 def test_holm_of_a_worked_example():
     """The textbook's four p-values, in any order."""
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.5, 0.9]) == pytest.approx([1, 1])
+    assert holm([0.8, 0.9]) == pytest.approx([1, 1])
     assert len(holm([])) == 0
 
 
