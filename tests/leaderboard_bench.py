@@ -9,10 +9,10 @@ from typing import Any
 import yaml
 from transformers import GPT2Config
 
+from optbench_llm.leaderboard.environment import this_environment
+from optbench_llm.leaderboard.make_rows import build_board
 from optbench_llm.leaderboard.plan import make_plan
-from optbench_llm.leaderboard.environment import describe_environment
 from optbench_llm.leaderboard.recipe import load_recipe
-from optbench_llm.leaderboard.rows import rank_rows
 from optbench_llm.leaderboard.store import Store
 from optbench_llm.leaderboard.table import Board
 from optbench_llm.leaderboard.workbench import Workbench
@@ -58,6 +58,7 @@ class Bench:
             "model": f"random:{self.folder / 'config.json'}",
             "data": {**data, "validation_fraction": 0.2},
             "training": {**TRAINING, **training},
+            "seeds": [42],
             "optimizers": [*optimizers],
             **changes,
         }
@@ -73,15 +74,12 @@ class Bench:
         plan = make_plan(load_recipe(str(path)))
         self._boards += 1
         with Store.open(self.folder / f"store-{self._boards}", plan.identity) as store:
-            environment = describe_environment()
-            for trial in plan.trials:
-                message = {**trial.to_dict(), **trial.training, "max_steps": None}
-                message |= {"engine": "auto", "planned_steps": trial.training["max_steps"]}
-                record = self._workbench(plan).run(message, lambda step, loss: None).to_dict()
-                curves = record.pop("curves")
-                record["step_passes"] = curves["step_passes"]
-                store.put(trial, record, curves["losses"], environment)
-            return Board(plan.recipe, environment, rank_rows(store.results, plan.recipe.rank_by))
+            environment = this_environment()
+            rows = [plan.row(entry, store.by_id) for entry, _ in plan.entries()]
+            for trial in (trial for row in rows for trial in row.trials):
+                record = self._workbench(plan).run(trial.to_dict(), lambda step, loss: None)
+                store.put(trial, record, 1.0, environment)
+            return build_board(plan.recipe, rows, store.by_id, environment, store.untouched)
 
     def untouched_eval_loss(self, path: Path) -> float:
         """The eval loss that a worker tells of the model before any training."""

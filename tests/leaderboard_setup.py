@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
 import sys
+from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from optbench_llm.leaderboard.plan import Plan
+from optbench_llm.leaderboard.trial import TrialSpec
 
 RECIPE = """\
 name: mini
@@ -21,6 +27,7 @@ training:
   weight_decay: null
   eval_batch_size: 4
   max_eval_blocks: 4
+seeds: [42]
 optimizers: [%s]
 limits: {trial_timeout_s: %s}
 """
@@ -65,5 +72,23 @@ def rows(store: Path) -> dict[str, dict[str, Any]]:
 
 def losses(store: Path, optimizer: str) -> list[float]:
     """The stored loss of every step of one trial."""
-    (path,) = (store / "trials").glob(f"{optimizer}-{'?' * 12}/losses.jsonl")
-    return [json.loads(line)["loss"] for line in path.read_text().splitlines()]
+    (path,) = (store / "trials").glob(f"{optimizer}-{'?' * 12}/curves.json.gz")
+    return json.loads(gzip.decompress(path.read_bytes()))["losses"]
+
+
+class Listed:
+    """A source of these trials, each once, in their order."""
+
+    def __init__(self, trials: Iterable[TrialSpec]) -> None:
+        self._left = deque(trials)
+
+    def take(self, worker: int) -> TrialSpec | None:
+        return self._left.popleft() if self._left else None
+
+    def waiting(self) -> int:
+        return len(self._left)
+
+
+def trials_of(plan: Plan) -> list[TrialSpec]:
+    """The trials of a plan that depend on no results."""
+    return [trial for entry, _ in plan.entries() for trial in plan.row(entry, {}).trials]

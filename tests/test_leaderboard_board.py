@@ -5,25 +5,47 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from leaderboard_setup import rows, write_recipe
+from leaderboard_setup import rows, trials_of, write_recipe
 
-from optbench_llm.leaderboard import store as store_module
-from optbench_llm.leaderboard.board import Plan, _Session, make_plan
+from optbench_llm.leaderboard import durable
+from optbench_llm.leaderboard.agenda import Agenda
+from optbench_llm.leaderboard.board import _Session
 from optbench_llm.leaderboard.command import ALL_RUN, NONE_DONE, run_command
-from optbench_llm.leaderboard.environment import describe_environment
-from optbench_llm.leaderboard.executor import Event, Finished, Ready, Started, Stepped
+from optbench_llm.leaderboard.environment import this_environment
+from optbench_llm.leaderboard.executor import (
+    Event,
+    Facts,
+    Finished,
+    Ready,
+    Source,
+    Started,
+    Stepped,
+)
+from optbench_llm.leaderboard.plan import Plan, make_plan
 from optbench_llm.leaderboard.progress import PlainDisplay
 from optbench_llm.leaderboard.recipe import load_recipe
 from optbench_llm.leaderboard.store import Store
 from optbench_llm.leaderboard.trial import TrialSpec
+from optbench_llm.run_record import Curves, RunRecord
 
-HERE = {**describe_environment(), "device": "cpu", "device_type": "cpu", "threads": 2}
-DONE = {"status": "done", "reason": None, "train_loss": 1.0, "eval_loss": 1.0, "wall_s": 1.0}
-DIVERGED = {"status": "diverged", "reason": "loss is nan at step 2", "wall_s": 1.0}
+HERE = replace(this_environment(), device="cpu", device_type="cpu", threads=2)
+
+
+def done(trial: TrialSpec) -> RunRecord:
+    return RunRecord(
+        "done", None, trial.spec, trial.lr, trial.seed, 3,
+        train_loss=1.0, eval_loss=1.0, curves=Curves(losses=[1.0]),
+    )  # fmt: skip
+
+
+def diverged(trial: TrialSpec) -> RunRecord:
+    reason = "loss is nan at step 2"
+    return RunRecord("diverged", reason, trial.spec, trial.lr, trial.seed, 2)
 
 
 @pytest.fixture
@@ -37,8 +59,9 @@ def filled(plan: Plan, tmp_path: Path) -> Path:
     """A store in which adamw is done and sgd diverged, so that nothing is left to run."""
     path = tmp_path / "store"
     with Store.open(path, plan.identity) as store:
-        for trial, record in zip(plan.trials, (DONE, DIVERGED), strict=True):
-            store.put(trial, record, [1.0], HERE)
+        store.add_rows(plan.recipe.optimizers)
+        for trial, record in zip(trials_of(plan), (done, diverged), strict=True):
+            store.put(trial, record(trial), 1.0, HERE)
     return path
 
 
@@ -69,60 +92,62 @@ class Script:
     def __init__(self, *events: Event) -> None:
         self._events = events
 
-    def run(self, trials: Sequence[TrialSpec]) -> Generator[Event, None, None]:
+    def run(self, source: Source) -> Generator[Event, None, None]:
         yield from self._events
 
 
 class CtrlC(Script):
     """The same, with Ctrl-C after the last event."""
 
-    def run(self, trials: Sequence[TrialSpec]) -> Generator[Event, None, None]:
-        yield from super().run(trials)
+    def run(self, source: Source) -> Generator[Event, None, None]:
+        yield from super().run(source)
         raise KeyboardInterrupt
 
 
-def ready(**environment: Any) -> Ready:
-    facts = {
-        "environment": {**HERE, **environment},
-        "steps": 3,
-        "data": "",
-        "untouched_eval_loss": None,
-    }
-    return Ready(1, facts)
+def ready(**changes: Any) -> Ready:
+    facts = {"device": "cpu", "device_type": "cpu", "threads": 2, "processes": 1}
+    return Ready(1, Facts(**{**facts, "steps": 3, "data": "", **changes}))
+
+
+def session(plan: Plan, store: Store, **here: Any) -> _Session:
+    """A session that has not begun, on this machine but for ``here``."""
+    environment = replace(this_environment(), **here)
+    return _Session(plan, store, Agenda(plan, store.by_id), environment, PlainDisplay())
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"threads": 1},
-        {"device": "other"},
-        {"processor": "other"},
-        {"versions": {**HERE["versions"], "torch": "0.1"}},
+        {"told": {"threads": 1}},
+        {"told": {"device": "other"}},
+        {"here": {"processor": "other"}},
+        {"here": {"versions": {**HERE.versions, "torch": "0.1"}}},
     ],
 )
 def test_rows_of_another_device_or_thread_count_are_told(plan, filled, change):
     """Speed and the last digits of losses depend on them."""
     with Store.open(filled, plan.identity) as store:
-        session = _Session(plan, store, describe_environment(), PlainDisplay())
-        session.run(Script(ready(**change)), [])
-        assert session.write_tables().environment["rows_measured_elsewhere"] == 2
+        begun = session(plan, store, **change.get("here", {}))
+        begun.run(Script(ready(**change.get("told", {}))))
+        assert begun.write_tables().measured_elsewhere == 2
 
 
 def test_results_of_a_gpu_and_a_cpu_are_never_merged(plan, filled):
     """Their losses and costs cannot stand in one ranking."""
-    with Store.open(filled, plan.identity) as store:
-        session = _Session(plan, store, describe_environment(), PlainDisplay())
-        with pytest.raises(ValueError, match=r"measured on cpu, and this run is on cuda.*--store"):
-            session.run(Script(ready(device_type="cuda")), [])
+    with (
+        Store.open(filled, plan.identity) as store,
+        pytest.raises(ValueError, match=r"measured on cpu, and this run is on cuda.*--store"),
+    ):
+        session(plan, store).run(Script(ready(device_type="cuda")))
 
 
 def test_ctrl_c_while_a_result_is_stored_loses_neither_it_nor_the_store(
     plan, tmp_path, monkeypatch
 ):
     """The result is complete: it is stored as done, over what the first attempt left."""
-    trial = plan.trials[0]
-    events = [ready(), Started(1, trial), Finished(1, trial, DONE, [1.0], 1.0)]
-    flush, calls = store_module._flush_folder, []
+    trial = trials_of(plan)[0]
+    events = [ready(), Started(1, trial), Finished(1, trial, done(trial), 1.0)]
+    flush, calls = durable._flush_folder, []
 
     def flush_interrupted_once(path: Path) -> None:
         calls.append(path)
@@ -130,30 +155,34 @@ def test_ctrl_c_while_a_result_is_stored_loses_neither_it_nor_the_store(
             raise KeyboardInterrupt
         flush(path)
 
-    monkeypatch.setattr(store_module, "_flush_folder", flush_interrupted_once)
+    monkeypatch.setattr(durable, "_flush_folder", flush_interrupted_once)
     with Store.open(tmp_path / "store", plan.identity) as store:
-        session = _Session(plan, store, describe_environment(), PlainDisplay())
+        begun = session(plan, store)
         with pytest.raises(KeyboardInterrupt):
-            session.run(Script(*events), plan.trials)
-        session.store_interrupted(signal.SIGINT)
+            begun.run(Script(*events))
+        begun.store_interrupted(signal.SIGINT)
         result = store.get(trial)
     assert result is not None
-    assert result.record["status"] == "done"
+    assert result.record.status == "done"
 
 
 def test_ctrl_c_keeps_running_trials_as_interrupted(plan, tmp_path):
     """With the losses so far and no loss to rank by, and for another try."""
-    first, second = plan.trials
-    events = [ready(), Started(1, first), Finished(1, first, DONE, [1.0], 1.0), Started(1, second)]
+    first, second = trials_of(plan)
+    finished = Finished(1, first, done(first), 1.0)
+    events = [ready(), Started(1, first), finished, Started(1, second)]
     events += [Stepped(1, second, step, 4.0 - step) for step in (1, 2)]
     with Store.open(tmp_path / "store", plan.identity) as store:
-        session = _Session(plan, store, describe_environment(), PlainDisplay())
+        begun = session(plan, store)
         with pytest.raises(KeyboardInterrupt):
-            session.run(CtrlC(*events), plan.trials)
-        session.store_interrupted(signal.SIGINT)
-        board = session.write_tables()
-        assert store.get(second).losses == [3.0, 2.0]
-        assert plan.missing(store) == [second]
-    told = [(r["status"], r["rank"], r["train_loss"], r["steps"]) for r in board.rows]
-    assert told == [("done", 1, 1.0, None), ("interrupted", 2, None, 2)]
-    assert board.rows[1]["reason"] == "Ctrl-C after step 2"
+            begun.run(CtrlC(*events))
+        begun.store_interrupted(signal.SIGINT)
+        board = begun.write_tables()
+        result = store.get(second)
+        assert result is not None
+        assert result.curves().losses == [3.0, 2.0]
+        assert Agenda(plan, store.by_id).missing() == [second]
+    rows = board.to_dict()["rows"]
+    told = [(r["status"], r["rank"], r["train_loss"], r["steps"]) for r in rows]
+    assert told == [("done", 1, 1.0, 3), ("interrupted", 2, None, 2)]
+    assert "Ctrl-C after step 2" in rows[1]["reason"]

@@ -15,37 +15,41 @@ from typing import Any
 
 import pytest
 import torch
-from leaderboard_setup import write_recipe
+from leaderboard_setup import Listed, trials_of, write_recipe
 from marks import slow
 
 from optbench_llm import devices
 from optbench_llm.leaderboard import gpus, process, workbench
-from optbench_llm.leaderboard.board import _setup, make_plan
+from optbench_llm.leaderboard.board import worker_setup
 from optbench_llm.leaderboard.executor import Finished, Ready
 from optbench_llm.leaderboard.gpus import own_gpus
 from optbench_llm.leaderboard.local import LocalExecutor
+from optbench_llm.leaderboard.plan import Plan, make_plan
 from optbench_llm.leaderboard.process import WorkerProcess
 from optbench_llm.leaderboard.recipe import load_recipe, override
 from optbench_llm.leaderboard.store import Store
-from optbench_llm.leaderboard.trial import Inputs, plan_trials
+from optbench_llm.leaderboard.trial import Inputs
 from optbench_llm.leaderboard.workbench import Workbench, is_out_of_memory
 
 CUDA, ROCM, XPU = "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ZE_AFFINITY_MASK"
 BELOW_ROCM = "ROCR_VISIBLE_DEVICES"
 VARIABLES = (CUDA, ROCM, XPU, BELOW_ROCM)
-TRIALS = plan_trials(load_recipe("tiny-gpt2"), Inputs("m", "d"))
+TRIALS = trials_of(Plan(load_recipe("tiny-gpt2"), Inputs("m", "d")))
 #: A worker whose first lines tell what it sees; its trial ends once all workers have begun theirs.
 TELLS = f"""
 import json, os, sys, time
 seen = {{name: os.environ[name] for name in {VARIABLES} if name in os.environ}}
 loaded = [name for name in ("torch", "bitsandbytes") if name in sys.modules]
-print(json.dumps({{"event": "ready", "facts": {{"seen": seen, "loaded": loaded}}}}), flush=True)
+facts = dict(device="cpu", device_type="cpu", threads=1, processes=1, steps=3)
+facts["data"] = json.dumps(dict(seen=seen, loaded=loaded))
+print(json.dumps(dict(event="ready", facts=facts)), flush=True)
 setup, _ = json.loads(sys.stdin.readline()), sys.stdin.readline()
 with open(setup["begun"], "a") as file:
     file.write("x")
 while os.path.getsize(setup["begun"]) < setup["workers"]:
     time.sleep(0.01)
-print(json.dumps({{"event": "result", "record": {{}}, "losses": []}}), flush=True)
+record = dict(status="done", reason=None, optimizer="x", lr=1.0, seed=0, steps=1)
+print(json.dumps(dict(event="result", record=record)), flush=True)
 """
 UUIDS = ["GPU-8f2c1d3e-0a1b", "GPU-5b6a7c8d-9e0f"]
 #: What Python runs in every process that finds it, before anything else.
@@ -75,8 +79,8 @@ def gpus_are(monkeypatch: pytest.MonkeyPatch, variable: str, count: int, **chose
 def facts_of_workers(folder: Path, workers: int) -> dict[int, dict[str, Any]]:
     """What each of so many processes tells of itself, by number."""
     setup = {"baseline": False, "begun": str(folder / "begun"), "workers": workers}
-    events = LocalExecutor(setup, workers, folder).run(TRIALS[:workers])
-    return {event.worker: event.facts for event in events if isinstance(event, Ready)}
+    events = LocalExecutor(setup, workers, folder).run(Listed(TRIALS[:workers]))
+    return {e.worker: json.loads(e.facts.data) for e in events if isinstance(e, Ready)}
 
 
 @pytest.mark.parametrize(
@@ -126,7 +130,7 @@ def test_too_few_gpus_for_all_processes_are_refused(tmp_path, monkeypatch):
     gpus_are(monkeypatch, CUDA, 4)
     executor = LocalExecutor({"baseline": False}, 3, tmp_path, processes=2)
     with pytest.raises(ValueError, match=r"3 workers of 2 processes each need 6 GPUs.*has 4"):
-        list(executor.run(TRIALS))
+        list(executor.run(Listed(TRIALS)))
     assert not list(tmp_path.iterdir())
 
 
@@ -167,10 +171,10 @@ def test_every_process_of_a_real_board_starts_with_its_workers_gpus(
     recipe = load_recipe(str(write_recipe(tmp_path, "adamw", "sgd")))
     plan = make_plan(override(recipe, {"processes_per_trial": processes}))
     with Store.open(tmp_path / "store", plan.identity) as store:
-        setup = _setup(plan, store)
+        setup = worker_setup(plan, store)
         executor = LocalExecutor(setup, 2, tmp_path, processes=processes)
-        finished = [e for e in executor.run(plan.trials) if isinstance(e, Finished)]
-    assert [event.record["status"] for event in finished] == ["done", "done"]
+        finished = [e for e in executor.run(Listed(trials_of(plan))) if isinstance(e, Finished)]
+    assert [event.record.status for event in finished] == ["done", "done"]
     assert not list(noted.glob("bitsandbytes*"))
     seen = {int(path.name): json.loads(path.read_text()) for path in noted.iterdir()}
     workers = sorted(e[3][CUDA] for e in seen.values() if e[0] == os.getpid())
@@ -235,9 +239,9 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workbench, dict[str
     folder = tmp_path_factory.mktemp("bench")
     plan = make_plan(load_recipe(str(write_recipe(folder, "adamw"))))
     with Store.open(folder / "store", plan.identity) as store:
-        setup = {**_setup(plan, store), "threads": 1, "processes": 1}
+        setup = {**worker_setup(plan, store), "threads": 1, "processes": 1}
     Path(setup["scratch"]).mkdir(parents=True, exist_ok=True)
-    return Workbench(setup), plan.trials[0].to_dict()
+    return Workbench(setup), trials_of(plan)[0].to_dict()
 
 
 def tensor_bytes() -> int:
@@ -259,7 +263,7 @@ def test_a_finished_trial_leaves_no_memory_to_the_next(bench, spec):
     workbench._reset_process_state(1)
     before = tensor_bytes()
     record = workbench_.run({**trial, "spec": spec, "hyperparameters": {}}, lambda *_: None)
-    assert record["status"] == "done"
+    assert record.status == "done"
     workbench._reset_process_state(1)
     # Less than one state of the smallest matrix.
     assert tensor_bytes() - before < 4096

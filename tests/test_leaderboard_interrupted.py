@@ -13,8 +13,10 @@ import pytest
 import torch
 from leaderboard_setup import rows, start_leaderboard, write_recipe
 
-from optbench_llm.leaderboard.plan import make_plan, run_leaderboard
+from optbench_llm.leaderboard.agenda import Agenda
+from optbench_llm.leaderboard.board import run_leaderboard
 from optbench_llm.leaderboard.executor import Event, Finished, Stepped
+from optbench_llm.leaderboard.plan import make_plan
 from optbench_llm.leaderboard.progress import PlainDisplay
 from optbench_llm.leaderboard.recipe import load_recipe
 from optbench_llm.leaderboard.store import Store
@@ -64,11 +66,11 @@ def test_a_killed_worker_and_an_overdue_trial_are_rows_and_the_others_go_on(tmp_
     plan = make_plan(load_recipe(str(recipe)))
     display = KillingDisplay("lion")
     run = run_leaderboard(plan, tmp_path / "store", display)
-    reasons = {row["optimizer"]: (row["status"], row["reason"]) for row in run.board.rows}
+    reasons = {row.optimizer: (row.status, row.reason) for row in run.board.rows}
     assert reasons["lion"] == ("error", "worker killed by SIGKILL; see worker-1.log")
     assert reasons["adan"][0] == "timeout"
     assert "over the recipe's limit of 20 s after step" in reasons["adan"][1]
-    assert len(display.finished[0].losses) >= 2
+    assert len(display.finished[0].record.curves.losses) >= 2
     assert (run.not_run, run.interrupted) == (0, False)
     assert workers_of(os.getpid()) == []
 
@@ -126,7 +128,7 @@ def test_kill_9_loses_only_the_running_trial_and_leaves_no_worker(running):
     assert {name: row["status"] for name, row in rows(store).items()} == {"sgd": "diverged"}
     plan = make_plan(load_recipe(str(store.parent / "mini.yaml")))
     with Store.open(store, plan.identity) as again:
-        assert [trial.spec for trial in plan.missing(again)] == ["adamw", "lion"]
+        assert [trial.spec for trial in Agenda(plan, again.by_id).missing()] == ["adamw", "lion"]
         assert [path.name[:4] for path in (store / "trials").iterdir()] == ["sgd-"]
 
 

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import psutil
 import pytest
-from leaderboard_setup import leaderboard, start_leaderboard, write_recipe
+from leaderboard_setup import Listed, leaderboard, start_leaderboard, trials_of, write_recipe
 
-from optbench_llm.leaderboard.board import _setup, make_plan
+from optbench_llm.leaderboard.board import worker_setup
 from optbench_llm.leaderboard.executor import Finished
 from optbench_llm.leaderboard.local import LocalExecutor
+from optbench_llm.leaderboard.plan import make_plan
 from optbench_llm.leaderboard.recipe import load_recipe, override
 from optbench_llm.leaderboard.store import Store
 from optbench_llm.leaderboard.trial import TrialSpec
 from optbench_llm.leaderboard.workbench import Workbench
+from optbench_llm.run_record import RunRecord
 
 # Each group of processes takes about ten seconds to load torch, model and data.
 pytestmark = pytest.mark.slow
@@ -55,10 +57,12 @@ class Board:
     def __init__(self, folder: Path) -> None:
         recipe = load_recipe(str(write_recipe(folder, *ROWS)))
         plan = make_plan(override(recipe, {"processes_per_trial": 2}))
-        self.trials = {trial.spec.partition(":")[2] or trial.spec: trial for trial in plan.trials}
+        self.trials = {
+            trial.spec.partition(":")[2] or trial.spec: trial for trial in trials_of(plan)
+        }
         self.folder = folder
         with Store.open(folder / "store", plan.identity) as store:
-            self.setup = _setup(plan, store)
+            self.setup = worker_setup(plan, store)
         Path(self.setup["scratch"]).mkdir()
 
     def run(self, *names: str) -> list[Finished]:
@@ -66,7 +70,7 @@ class Board:
         executor = LocalExecutor(
             self.setup, workers=1, log_folder=self.folder, processes=2, trial_timeout_s=TIME_LIMIT_S
         )
-        return [event for event in executor.run(trials) if isinstance(event, Finished)]
+        return [event for event in executor.run(Listed(trials)) if isinstance(event, Finished)]
 
 
 @pytest.fixture(scope="module")
@@ -86,42 +90,41 @@ def finished(board: Board) -> dict[str, Finished]:
     return dict(zip(order, events, strict=True))
 
 
-def alone(board: Board, trial: TrialSpec) -> dict:
+def alone(board: Board, trial: TrialSpec) -> RunRecord:
     """The record of the same trial on one process, here."""
-    training = {**trial.training, "processes_per_trial": 1}
     setup = {**board.setup, "threads": 1, "processes": 1, "baseline": False}
     bench = Workbench(setup)
-    return bench.run({**trial.to_dict(), "training": training}, lambda step, loss: None)
+    return bench.run(trial.to_dict(), lambda step, loss: None)
 
 
 def test_two_processes_give_what_one_does(board, finished):
     """The same batches, tokens and evaluation, divided; equal up to the noise of fp32."""
     found, expected = finished["adamw"].record, alone(board, board.trials["adamw"])
-    assert found["status"] == "done", found["reason"]
-    assert finished["adamw"].losses == pytest.approx(expected["losses"], rel=1e-5)
-    assert found["eval_loss"] == pytest.approx(expected["eval_loss"], rel=1e-5)
-    assert (found["tokens"], found["steps"]) == (expected["tokens"], expected["steps"])
+    assert found.status == "done", found.reason
+    assert found.curves.losses == pytest.approx(expected.curves.losses, rel=1e-5)
+    assert found.eval_loss == pytest.approx(expected.eval_loss, rel=1e-5)
+    assert (found.tokens, found.steps) == (expected.tokens, expected.steps)
 
 
 def test_warm_processes_give_what_fresh_ones_do(finished):
     """Bit for bit, though the process group is used again."""
-    warm, fresh = finished["lion"], finished["lion in fresh processes"]
-    assert warm.losses == fresh.losses
-    assert warm.record["eval_loss"] == fresh.record["eval_loss"]
+    warm, fresh = finished["lion"].record, finished["lion in fresh processes"].record
+    assert warm.curves.losses == fresh.curves.losses
+    assert warm.eval_loss == fresh.eval_loss
 
 
 def test_what_one_process_raises_is_the_row(finished):
     """Not what the others say, which wait for it, and not the exit code."""
     record = finished["OutOfMemory"].record
-    assert record["status"] == "oom"
-    assert "allocate memory" in record["reason"]
+    assert record.status == "oom"
+    assert "allocate memory" in (record.reason or "")
     assert finished["OutOfMemory"].wall_s < TIME_LIMIT_S
 
 
 def test_a_killed_process_is_the_row(finished):
     """The signal, not the lost connection that it leaves the others."""
     record = finished["Killed"].record
-    assert (record["status"], record["reason"]) == (
+    assert (record.status, record.reason) == (
         "error", "worker killed by SIGKILL; see worker-1.log"
     )  # fmt: skip
     assert finished["Killed"].wall_s < TIME_LIMIT_S
@@ -130,7 +133,7 @@ def test_a_killed_process_is_the_row(finished):
 def test_a_hanging_process_ends_at_the_time_limit(board, finished):
     """With the others, and nothing is left of any trial."""
     record = finished["Hanging"].record
-    assert (record["status"], record["steps"]) == ("timeout", 2)
+    assert (record.status, record.steps) == ("timeout", 2)
     assert ended(str(board.folder))
 
 

@@ -104,8 +104,9 @@ SEEN: dict[str, tuple[Callable[[Trial], Any], Any, Any]] = {
         pytest.approx([6.0] * 3, abs=4.9),
     ),
     "precision": (lambda t: {one.autocast for one in t.seen.passes}, {torch.bfloat16}, {None}),
-    "eval_batch_size": (lambda t: eval_blocks(t)[:-1], [2, 2], [5, 5, 5]),
-    "max_eval_blocks": (lambda t: sum(eval_blocks(t)), 5, 16),
+    # Of the validation split and, after it, of the test split, which has 4.
+    "eval_batch_size": (eval_blocks, [2, 2, 1, 2, 2], [5, 5, 5, 1, 4]),
+    "max_eval_blocks": (lambda t: sum(eval_blocks(t)), 5 + 4, 16 + 4),
 }
 
 
@@ -172,7 +173,7 @@ def test_rows_settings_reach_their_optimizers(bench):
         training={},
         lr_scale=0.5,
     )
-    rows = {row["optimizer"]: row for row in bench.board(path).rows}
+    rows = {row["optimizer"]: row for row in bench.board(path).to_dict()["rows"]}
     (decaying, other) = rows["sgd"]["hyperparameters"]
     assert rows["sgd"]["lr"] == decaying["lr"] == other["lr"] == 0.05
     assert (decaying["weight_decay"], other["weight_decay"]) == (TRAINING["weight_decay"], 0.0)
@@ -183,23 +184,27 @@ def test_rows_settings_reach_their_optimizers(bench):
 
 
 def test_a_seed_decides_batches_and_dropout(bench):
-    """Each seed of a recipe is a trial of its own; optimizers are compared on the same ones."""
-    path = bench.recipe({"spec": "sgd", "lr": 1e-30}, "adam", training={}, seeds=[1, 2])
-    rows = {(row["optimizer"], row["seed"]): row for row in bench.board(path).rows}
+    """Each seed is a trial of its own, the same for all optimizers, and a row is their mean."""
+    rows = {}
+    for seed in (1, 2):
+        path = bench.recipe({"spec": "sgd", "lr": 1e-30}, "adam", training={}, seeds=[seed])
+        rows |= {(row["optimizer"], seed): row for row in bench.board(path).to_dict()["rows"]}
     assert rows["sgd", 1]["batches_hash"] == rows["adam", 1]["batches_hash"]
     assert rows["sgd", 1]["first_loss"] == rows["adam", 1]["first_loss"]
     assert rows["sgd", 1]["batches_hash"] != rows["sgd", 2]["batches_hash"]
     # All blocks in one batch: only the dropout is another.
     path = bench.recipe("sgd", training={"batch_size": TRAIN_BLOCKS, "max_steps": 1}, seeds=[1, 2])
-    first, second = (row["train_loss"] for row in bench.board(path).rows)
+    (row,) = bench.board(path).to_dict()["rows"]
+    first, second = (run["train_loss"] for run in row["seeds"])
     assert 1e-5 < abs(first - second) < 0.1
+    assert row["train_loss"] == pytest.approx((first + second) / 2)
 
 
 def test_a_trial_leaves_no_trace_in_the_next(bench):
     """The same trial before and after others, one of them diverged: equal to the last bit."""
     again = {"spec": "adam", "lr": 0.01}
     before, after = (
-        next(row for row in bench.board(path).rows if row["optimizer"] == "adam")
+        next(r for r in bench.board(path).to_dict()["rows"] if r["optimizer"] == "adam")
         for path in (
             bench.recipe(again, training={}),
             bench.recipe({"spec": "sgd", "lr": 1e18}, "lion", again, training={}),

@@ -8,16 +8,18 @@ import time
 from pathlib import Path
 
 import pytest
+from leaderboard_setup import Listed, trials_of
 
 from optbench_llm.leaderboard import process
 from optbench_llm.leaderboard.cores import cpu_quota, threads_per_process
 from optbench_llm.leaderboard.executor import Event, Finished
 from optbench_llm.leaderboard.local import LocalExecutor
+from optbench_llm.leaderboard.plan import Plan
 from optbench_llm.leaderboard.process import EXITED, WorkerProcess
 from optbench_llm.leaderboard.recipe import load_recipe
-from optbench_llm.leaderboard.trial import Inputs, plan_trials
+from optbench_llm.leaderboard.trial import Inputs
 
-TRIALS = plan_trials(load_recipe("tiny-gpt2"), Inputs("m", "d"))[:3]
+TRIALS = trials_of(Plan(load_recipe("tiny-gpt2"), Inputs("m", "d")))[:3]
 # Each start adds a line to the file of starts; what the process does depends on how many there are.
 PROGRAM = """
 import json, sys, time
@@ -28,32 +30,35 @@ with open(setup["starts"], "a+") as file:
     start = len(file.read())
 def send(**event):
     print(json.dumps(event), flush=True)
+FACTS = dict(device="cpu", device_type="cpu", threads=1, processes=1, steps=3, data="")
+def done():
+    return dict(status="done", reason=None, optimizer="x", lr=1.0, seed=0, steps=1)
 """
 CANNOT_START = "sys.exit(7)"
 HANGS = "time.sleep(600)"
 STARTS_ONCE = """
 if start > 1:
     sys.exit(7)
-send(event="ready", facts={})
+send(event="ready", facts=FACTS)
 sys.stdin.readline()
 sys.exit(3)
 """
 STARTS_EVERY_OTHER_TIME = """
 if start % 2 == 0:
     sys.exit(7)
-send(event="ready", facts={})
+send(event="ready", facts=FACTS)
 sys.stdin.readline()
 sys.exit(3)
 """
 # Half a second to load; then it answers at once, but for the second trial that it hears of.
 HANGS_AT_THE_SECOND = """
 time.sleep(0.6)
-send(event="ready", facts={})
+send(event="ready", facts=FACTS)
 for number, line in enumerate(sys.stdin, 1):
     send(event="step", step=1, loss=2.0)
     if number == 2:
         time.sleep(600)
-    send(event="result", record={"status": "done"}, losses=[2.0])
+    send(event="result", record=done())
 """
 IS_CUT_OFF = "print('{\"event\": \"st', end='', flush=True); sys.exit(3)"
 TALKS_NONSENSE = "print('nonsense', flush=True); time.sleep(600)"
@@ -65,11 +70,11 @@ def run(
     """All events of three trials whose worker is ``program``."""
     monkeypatch.setattr(process, "_WORKER", PROGRAM + program)
     setup = {"baseline": False, "starts": str(folder / "starts")}
-    return list(LocalExecutor(setup, 1, folder, **limits).run(TRIALS))
+    return list(LocalExecutor(setup, 1, folder, **limits).run(Listed(TRIALS)))
 
 
 def reasons(events: list[Event]) -> list[str]:
-    return [event.record["reason"] for event in events if isinstance(event, Finished)]
+    return [event.record.reason or "" for event in events if isinstance(event, Finished)]
 
 
 def test_workers_that_never_start_end_the_run_with_the_reason(tmp_path, monkeypatch):
@@ -108,10 +113,10 @@ def test_a_time_limit_is_that_of_one_trial(tmp_path, monkeypatch):
     took_s = time.monotonic() - began
     finished = [event for event in events if isinstance(event, Finished)]
     assert [event.trial for event in finished] == TRIALS
-    assert [event.record["status"] for event in finished] == ["done", "timeout", "done"]
+    assert [event.record.status for event in finished] == ["done", "timeout", "done"]
     overdue = finished[1]
-    assert overdue.record["reason"] == "over the recipe's limit of 0.5 s after step 1"
-    assert (overdue.record["steps"], overdue.losses) == (1, [2.0])
+    assert overdue.record.reason == "over the recipe's limit of 0.5 s after step 1"
+    assert (overdue.record.steps, overdue.record.curves.losses) == (1, [2.0])
     assert overdue.wall_s >= 0.5
     # Loading, twice, is no trial's time.
     assert sum(event.wall_s for event in finished) <= took_s - 2 * 0.6

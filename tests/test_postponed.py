@@ -101,17 +101,19 @@ def test_a_worker_loads_it_for_a_spec_that_needs_it_alone(tmp_path):
         "from pathlib import Path\n"
         "from optbench_llm.postponed import postpone_bitsandbytes\n"
         "postpone_bitsandbytes()\n"
-        "from optbench_llm.leaderboard.board import _setup, make_plan\n"
+        "from optbench_llm.leaderboard.board import worker_setup\n"
+        "from optbench_llm.leaderboard.plan import make_plan\n"
         "from optbench_llm.leaderboard.recipe import load_recipe\n"
         "from optbench_llm.leaderboard.store import Store\n"
         "from optbench_llm.leaderboard.workbench import Workbench\n"
         "plan = make_plan(load_recipe(sys.argv[1]))\n"
         "with Store.open(Path(sys.argv[2]), plan.identity) as store:\n"
-        "    bench = Workbench({**_setup(plan, store), 'threads': 1, 'processes': 1})\n"
-        "    for trial in plan.trials:\n"
+        "    bench = Workbench({**worker_setup(plan, store), 'threads': 1, 'processes': 1})\n"
+        "    trials = [t for e, _ in plan.entries() for t in plan.row(e, {}).trials]\n"
+        "    for trial in trials:\n"
         "        record = bench.run(trial.to_dict(), lambda step, loss: None)\n"
         "        used = 'bitsandbytes.functional' in sys.modules\n"
-        "        print('!', trial.spec, record['status'], 'peft' in sys.modules, used)\n"
+        "        print('!', trial.spec, record.status, 'peft' in sys.modules, used)\n"
     )
     told = run(program, str(recipe), str(tmp_path / "store")).splitlines()
     assert [line for line in told if line.startswith("!")] == [

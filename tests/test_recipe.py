@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from leaderboard_setup import trials_of
 
 from optbench_llm.catalog import optimizer_info, published_optimizers
 from optbench_llm.leaderboard.command import changed
 from optbench_llm.leaderboard.optimizer_settings import declared_lr
+from optbench_llm.leaderboard.plan import Plan
 from optbench_llm.leaderboard.recipe import load_recipe, override, shipped_recipes
-from optbench_llm.leaderboard.trial import Inputs, plan_trials
+from optbench_llm.leaderboard.trial import Inputs
 from optbench_llm.leaderboard.workbench import training_arguments
 
 RECIPE = """\
@@ -134,8 +136,10 @@ def test_a_missing_file_is_named(tmp_path):
 
 def settings(path: str, *specs: str) -> list[dict[str, Any]]:
     """What each row's optimizer is given."""
-    recipe = changed(load_recipe(path), {}, specs or None)
-    return [trial.settings for trial in plan_trials(recipe, Inputs("m", "d"))]
+    recipe = changed(load_recipe(path), {"seed": 1}, specs or None)
+    plan = Plan(recipe, Inputs("m", "d"))
+    plan.check()
+    return [trial.settings for trial in trials_of(plan)]
 
 
 def test_a_rows_own_weight_decay_wins_over_the_recipes(write):
@@ -144,8 +148,10 @@ def test_a_rows_own_weight_decay_wins_over_the_recipes(write):
     adamw, lion = settings(path)
     assert adamw == {"weight_decay": 0.0, "lr": 1e-3}
     assert lion == {"weight_decay": 0.1, "lr": 1e-4}
-    for trial in plan_trials(load_recipe(path), Inputs("m", "d")):
-        training_arguments(trial.to_dict(), path)
+    recipe = load_recipe(path)
+    training = recipe.training.model_dump()
+    for trial in trials_of(Plan(recipe, Inputs("m", "d"))):
+        training_arguments(training, trial.to_dict(), path)
 
 
 def test_no_weight_decay_asks_nothing_of_an_optimizer_without_one(write):

@@ -24,7 +24,7 @@ from optbench_llm.leaderboard.local import LocalExecutor
 from optbench_llm.leaderboard.make_rows import build_board
 from optbench_llm.leaderboard.plan import Plan, RowTrials
 from optbench_llm.leaderboard.progress import Display
-from optbench_llm.leaderboard.store import Store, Untouched, identity
+from optbench_llm.leaderboard.store import Store, Untouched
 from optbench_llm.leaderboard.table import Board
 from optbench_llm.leaderboard.trial import TrialSpec
 from optbench_llm.stopping import signal_of
@@ -59,7 +59,7 @@ def run_leaderboard(plan: Plan, store_path: Path, display: Display, workers: int
         ValueError: the store cannot be used (see `Store.open`), its results come from another type
             of device, or the workers cannot start.
     """
-    with Store.open(store_path, identity(plan.recipe, plan.inputs)) as store:
+    with Store.open(store_path, plan.identity) as store:
         store.add_rows(plan.recipe.optimizers)
         agenda = Agenda(plan, store.by_id)
         missing = agenda.missing()

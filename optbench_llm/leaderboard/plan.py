@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from optbench_llm.data import data_fingerprint
 from optbench_llm.leaderboard import search
+from optbench_llm.leaderboard.identity import Identity, identity
 from optbench_llm.leaderboard.optimizer_settings import check_settings
 from optbench_llm.leaderboard.recipe import OptimizerEntry, Recipe
 from optbench_llm.leaderboard.result import TrialResult
@@ -48,6 +49,11 @@ class Plan:
 
     recipe: Recipe
     inputs: Inputs
+
+    @property
+    def identity(self) -> Identity:
+        """What a store must have in common with this plan to take its trials."""
+        return identity(self.recipe, self.inputs)
 
     def with_rows(self, others: Iterable[OptimizerEntry]) -> Plan:
         """The same plan with those of ``others`` as well that its recipe does not list."""
