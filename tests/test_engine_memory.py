@@ -94,13 +94,12 @@ def test_slots_that_were_gathered_are_not_kept_twice(monkeypatch: pytest.MonkeyP
         return planned(self, works)
 
     monkeypatch.setattr(TritonPhases, "_planned", watched)
-    optimizer, _ = stepped("muon", "triton", steps=1)
+    optimizer, _ = stepped("muon", "triton", steps=2)
     gc.collect()
     here = {id(v) for own in optimizer.state.values() for v in own.values()}
     alive = [ref() for ref in seen if ref() is not None]
     assert len(alive) < len(seen)
     assert all(id(tensor) in here for tensor in alive)
-    assert len(optimizer._executor._plans) == 1
 
 
 class Wrapped(Tensor):
