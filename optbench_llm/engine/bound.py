@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from optbench_llm.engine.graphs import SHORT_ELEMENTS, Compiled
-from optbench_llm.engine.memory import Memory
+from optbench_llm.engine.memory import Memory, lies_in_memory
 from optbench_llm.engine.noise import wrapped
 from optbench_llm.engine.phases import Stored
 from optbench_llm.engine.plan import ViewPlan
@@ -58,6 +58,11 @@ class BoundUnit:
     those of the position.
 
     ``stacked`` says that it is a stack of flat units of one length, ``p`` one of them in each row.
+
+    ``in_memory`` says that parameter and slots lie where they say: a tensor that wraps others, as
+    those of float8 training, has no address of its own, and operations of torch's alone step it.
+
+    ``moves`` counts how often its slots became other tensors.
     """
 
     def __init__(
@@ -85,6 +90,7 @@ class BoundUnit:
             self.head = self.p.numel() // self.width * self.width
             self.elements = "short" if self.head <= SHORT_ELEMENTS else "long"
         self.functions: dict[Any, Compiled] = {}
+        self.moves = -1
         self.hold(state)
         self.leftover = self._leftover()
         self.compilable = self.leftover != 0
@@ -93,8 +99,10 @@ class BoundUnit:
     def hold(self, state: dict[str, Any]) -> None:
         """Take the tensors that the state has now."""
         self.state = state
+        self.moves += 1
         self.stored: Stored = stored_slots(state, self.plan)
         self.tensors = [tensor for own in self.stored for tensor in own]
+        self.in_memory = lies_in_memory([self.p, *self.tensors])
         self.memory = Memory([self.param], [(state, name) for name in self.names])
         self.inputs = self._inputs()
         self.cuts = self._cuts()
@@ -190,11 +198,12 @@ class BoundUnit:
     def _leftover(self) -> int | None:
         """The first element that is stepped eagerly, if any.
 
-        All are in float64: inductor loses float64 writes to 0-dim state. Of a unit that ends within
+        All are in float64: inductor loses float64 writes to 0-dim state; and all of what has no
+        address. Of a unit that ends within
         a block it is the last part, or all where a slot is no tensor of the parameter's shape: such
         a slot must be written once a step.
         """
-        if self.p.dtype == torch.float64:
+        if self.p.dtype == torch.float64 or not self.in_memory:
             return 0
         if self.width is None or self.head == self.p.numel():
             return None

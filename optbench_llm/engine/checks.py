@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch.distributed.tensor import DTensor
 
 from optbench_llm.rules.rule import MATRIX_ROLES, ROLES, Rule
@@ -64,6 +65,19 @@ def check_gradients(optimizer: str, groups: Sequence[dict[str, Any]]) -> None:
                     f" {tuple(p.shape)} lies over processes as {g.placements}, expected"
                     f" {p.placements} as the parameter does"
                 )
+
+
+def check_not_captured(optimizer: str) -> None:
+    """Raise RuntimeError within the capture of a CUDA graph.
+
+    It would repeat this step for ever: with its lr, its count and addresses of this moment.
+    """
+    if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f"optimizer {optimizer!r} cannot be captured in a CUDA graph, which would repeat the"
+            " numbers and the addresses of one step; capture forward and backward alone, and call"
+            " optimizer.step() after each replay"
+        )
 
 
 def lacks_estimate(rule: type[Rule], groups: Sequence[dict[str, Any]]) -> bool:

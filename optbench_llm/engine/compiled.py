@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from optbench_llm.engine.bound import BoundUnit, Work
 from optbench_llm.engine.graphs import (
@@ -60,7 +61,11 @@ class CompiledPhases:
     def run(self, phase: str, works: Sequence[Work], sums: Sums | None = None) -> list[Any]:
         """Run one phase of every unit; what it returns for each, in order."""
         sums = [None] * len(works) if sums is None else sums
-        return [self._run(phase, work, own) for work, own in zip(works, sums, strict=True)]
+        results = [self._run(phase, work, own) for work, own in zip(works, sums, strict=True)]
+        if phase == "update":
+            # Autograd cannot see it, and is to refuse graphs that had the old values.
+            increment_version([work.bound.p for work in works])
+        return results
 
     def _run(self, phase: str, work: Work, sums: Tensor | None) -> Tensor | None:
         """Run a phase of one unit: in one call, in several, or what is left of it eagerly."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from optbench_llm.engine.bindings import Held
+from optbench_llm.engine.memory import in_memory
 from optbench_llm.engine.plan import GroupPlan, Planner
 from optbench_llm.engine.planned import planned_slots
 from optbench_llm.engine.resharding import TRAIN_POINT, Layout
@@ -147,4 +148,4 @@ def _storages_by_slot(p: Tensor, plans: GroupPlan, elements: int) -> dict[str, S
 
 
 def _gradient(p: Tensor) -> Tensor | None:
-    return None if p.grad is None else local(p.grad)
+    return None if p.grad is None else in_memory([local(p.grad)])[0]

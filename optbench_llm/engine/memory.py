@@ -1,4 +1,4 @@
-"""Whether parameters and the tensors of their slots are where they were: the one check of it."""
+"""Where tensors lie: whether it is where they were, and whether it is in memory at all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from itertools import chain
 from operator import attrgetter, is_
 from typing import Any
 
+import torch
 from torch import Tensor
 
 State = dict[str, Any]
@@ -52,3 +53,27 @@ class Memory:
             *map(Tensor.is_contiguous, self._contiguous),
             *map(Tensor.stride, self._strided),
         ]
+
+
+def lies_in_memory(tensors: Sequence[Tensor]) -> bool:
+    """Whether the numbers of each tensor are found at its address, where kernels look for them.
+
+    One that wraps others has no address, nor has the result of a collective that is under way; a
+    view may have the other sign of what lies there. Those on the meta device have no numbers.
+    """
+    addressed = 0 not in map(Tensor.data_ptr, tensors) or all(
+        tensor.data_ptr() or tensor.is_meta or not tensor.numel() for tensor in tensors
+    )
+    return addressed and True not in map(Tensor.is_neg, tensors)
+
+
+def in_memory(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The same numbers, in memory: copies of what lies nowhere, which wait for collectives."""
+    if lies_in_memory(tensors):
+        return tensors
+    return [
+        tensor
+        if lies_in_memory([tensor])
+        else torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
+        for tensor in tensors
+    ]

@@ -5,12 +5,18 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from optbench_llm.engine.checks import check_ready, check_role, check_shapes
+from optbench_llm.engine.checks import (
+    check_not_captured,
+    check_ready,
+    check_role,
+    check_shapes,
+)
 from optbench_llm.engine.compiler import Choice, check_engine, choose_engine
 from optbench_llm.engine.dtensors import as_dtensors, contiguous, joined
 from optbench_llm.engine.evaluation import (
@@ -32,6 +38,7 @@ from optbench_llm.rules.hyperparameters import check_hyperparameters
 from optbench_llm.rules.rule import COMPANION, Rule
 
 logger = logging.getLogger(__name__)
+_DEVICE = attrgetter("device")
 
 
 class RuleOptimizer(torch.optim.Optimizer):
@@ -57,7 +64,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     at the first step for an engine that cannot step these parameters;
     RuntimeError for sparse or complex gradients, parameters that are sharded in a way that no rule
     or not this one can step, a step in evaluation mode, a rule whose curvature estimate was never
-    fed, and one whose gradients no program has made.
+    fed, one whose gradients no program has made, and one within the capture of a CUDA graph.
     """
 
     def __init__(
@@ -87,7 +94,9 @@ class RuleOptimizer(torch.optim.Optimizer):
         self._gradients_made = False
         self._told_of_train_point = False
         self._engine: Choice | None = None
+        self._devices: set[torch.device] = set()
         self._executor: Executor | None = None
+        self._compiled_before_s = 0.0
         self._planner = Planner(self.rule_for, self.storage)
         self._stepper = Stepper(self.spec, self._planner, self.rule.kept_by_program)
 
@@ -148,8 +157,13 @@ class RuleOptimizer(torch.optim.Optimizer):
         return self._chosen_engine().reason
 
     def _chosen_engine(self) -> Choice:
-        if self._engine is None:
-            asked, params = self._asked_engine, self._every_param()
+        params = self._every_param()
+        devices = {*map(_DEVICE, params)}
+        if self._engine is None or devices != self._devices:
+            if self._engine is not None:
+                # The model has moved, and what served it there need not do so here.
+                self.forget_memory()
+            asked, self._devices = self._asked_engine, devices
             self._engine = choose_engine(asked, params, self.expected_steps, self.storage)
             logger.info("optimizer %s runs %s: %s", self.spec, *self._engine)
         return self._engine
@@ -157,7 +171,17 @@ class RuleOptimizer(torch.optim.Optimizer):
     @property
     def compile_s(self) -> float:
         """Seconds spent waiting for compilations."""
-        return 0.0 if self._executor is None else self._executor.compile_s
+        now = 0.0 if self._executor is None else self._executor.compile_s
+        return self._compiled_before_s + now
+
+    def forget_memory(self) -> None:
+        """Hold no memory of parameters and state: call it before they are offloaded.
+
+        They stay as they are; without this, what a step knew of where they lay would keep that
+        memory in use until the next one, which looks everything up anew.
+        """
+        self._stepper.forget_memory()
+        self._compiled_before_s, self._executor = self.compile_s, None
 
     def state_bytes(self) -> int:
         """Bytes of the slots; what evaluation mode puts aside is not counted."""
@@ -197,6 +221,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         At lr 0 with gradients of zeros, before there is any state, it makes state and counts as no
         step: so torch.distributed.checkpoint prepares an optimizer for what it saves or loads.
         """
+        check_not_captured(self.spec)
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -226,6 +251,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         """
         if self.rule.observe is None:
             raise RuntimeError(f"optimizer {self.spec!r} takes in no second gradient")
+        check_not_captured(self.spec)
         with full_precision():
             self._stepper.observe(self.param_groups, self.state, self._runner, scale)
         for group in self.param_groups:
@@ -314,9 +340,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
         def take(_: torch.optim.Optimizer) -> None:
             self.state.update(found)
-            self._stepper.forget_memory()
-            # It knows where the state was.
-            self._executor = None
+            self.forget_memory()
             self._training = not any(TRAIN_POINT in found.get(p, ()) for p in self._every_param())
 
         # Torch's method knows no other way to keep dtypes. The last hook before, the first after.
@@ -338,8 +362,9 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     @property
     def _runner(self) -> Executor:
+        engine = self.engine
         if self._executor is None:
-            self._executor = executor_of(self.engine)
+            self._executor = executor_of(engine)
         return self._executor
 
 

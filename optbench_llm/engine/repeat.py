@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from optbench_llm.engine.bound import BoundUnit, Bucket, Work
-from optbench_llm.engine.memory import Memory
+from optbench_llm.engine.memory import Memory, in_memory
 from optbench_llm.engine.noise import noise_key
 from optbench_llm.engine.works import WorkMaker
 from optbench_llm.rules.rule import Scope
@@ -81,6 +81,7 @@ class Repeat:
         steps: list[Any] = [*map(dict.get, self.states, repeat("step"))]
         if not all(map(is_not, gradients, repeat(None))) or None in steps:
             return None
+        gradients = [*in_memory(gradients)]
         if _layouts_of(gradients) != self._layouts or not self._memory.holds():
             return None
         if not all(_together(part, steps[part.members]) for part in self._parts):

@@ -53,10 +53,17 @@ def forget_initial(state: dict[str, Any], plan: ViewPlan) -> None:
 def make_missing_slots(
     state: dict[str, Any], view: Tensor, g: Tensor, plan: ViewPlan, h: Any
 ) -> None:
-    """Begin the slots of a view: all at first, later what a changed hyperparameter asks for."""
+    """Begin the slots of a view: all at first, later what a changed hyperparameter asks for.
+
+    Those that are there come to lie as the parameter does where it is contiguous.
+    """
     dtype, suffix = arithmetic_dtype(view), plan.unit.suffix
     for slot, storage in zip(plan.slots, plan.phases.storages, strict=True):
         if slot.name + suffix in state:
+            own = state[slot.name + suffix]
+            if own.shape == view.shape and view.is_contiguous() and not own.is_contiguous():
+                # The parameter's memory format has changed: channels_last no longer.
+                state[slot.name + suffix] = own.contiguous()
             continue
         like = view
         if slot.shape != "full":

@@ -50,18 +50,27 @@ def triton_failure(devices: Collection[torch.device], *, bf16: bool) -> str | No
 def launch_failure(device: torch.device) -> str | None:
     """Why a kernel of one line does not run on a device, where Triton builds it with a C compiler.
 
-    None where it does.
+    None where it does. Raises torch.OutOfMemoryError, which says nothing of Triton.
     """
+    from triton.errors import TritonError
+
     from optbench_llm.engine.triton.batch import launch
     from optbench_llm.engine.triton.kernels import count_up
 
     counted = torch.zeros(4, dtype=torch.int32, device=device)
     try:
         launch(count_up, device, (1,), counted)
-    except (RuntimeError, OSError, ImportError, subprocess.SubprocessError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except (TritonError, RuntimeError, OSError, ImportError, subprocess.SubprocessError) as error:
         lines = str(error).strip().splitlines()
         told = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-        return f"Triton cannot build a kernel ({told}); install gcc and Python's headers, or set CC"
+        advice = (
+            "a newer Triton may know this device"
+            if isinstance(error, TritonError)
+            else "install gcc and Python's headers, or set CC"
+        )
+        return f"Triton cannot build a kernel ({told}); {advice}"
     return None
 
 

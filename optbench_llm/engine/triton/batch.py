@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from optbench_llm.engine.bound import BoundUnit, Work
+from optbench_llm.engine.triton.availability import DEVICES
 from optbench_llm.engine.triton.kernels import Variant, add_up, made, source_of, take_over
 from optbench_llm.engine.triton.templates import HEADER, Form
 
@@ -47,7 +48,7 @@ class Batch:
     """
 
     def __init__(self, variant: Variant, bounds: Sequence[BoundUnit]) -> None:
-        self.bounds, self._variant = bounds, variant
+        self.units, self._variant = len(bounds), variant
         self.device = bounds[0].p.device
         rows = [_row(bound, variant.form) for bound in bounds]
         self._row_major = variant.form is not Form.CHANNELS or rows[0][3] == 1
@@ -62,6 +63,7 @@ class Batch:
         self._table = _on(self.device, table)
         self._tiles_of = _on(self.device, tiles.astype(np.int32))
         self._first = _on(self.device, first.astype(np.int32))
+        self._stream = current_stream(self.device)
         self._kernels: dict[str, tuple[Any, Any]] = {}
         self._launched: set[tuple[str, bool]] = set()
         self.compile_s = 0.0
@@ -94,7 +96,12 @@ class Batch:
         ``sums`` are what the update knows of the sums: a row for each unit, or one for all.
         """
         source, kernel = self._kernel(phase)
-        units = len(self.bounds)
+        stream = current_stream(self.device)
+        if stream != self._stream:
+            for table in (self._table, self._tiles_of, self._first):
+                # So that nothing else gets their memory before this launch is over.
+                table.record_stream(stream)
+        units = self.units
         out = kept = self._table
         if source.sums:
             out = self._empty(source.sums, self._count)
@@ -162,6 +169,13 @@ def launch(kernel: Any, device: torch.device, grid: tuple[int, ...], *given: Any
         return
     with torch.get_device_module(device).device(device):
         kernel[grid](*given, num_warps=WARPS)
+
+
+def current_stream(device: torch.device) -> Any:
+    """What launches on a device queue up in; None where there is nothing of the kind."""
+    return (
+        torch.get_device_module(device).current_stream(device) if device.type in DEVICES else None
+    )
 
 
 def _on(device: torch.device, array: np.ndarray) -> Tensor:

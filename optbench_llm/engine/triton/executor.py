@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from optbench_llm.engine.bound import BoundUnit, Work
 from optbench_llm.engine.pieces import EagerPhases, Sums
@@ -16,7 +18,7 @@ from optbench_llm.engine.storage import Blockwise
 from optbench_llm.engine.sums import together
 from optbench_llm.engine.triton.batch import ALIGNMENT, Batch, Numbers, sent
 from optbench_llm.engine.triton.kernels import Variant
-from optbench_llm.engine.triton.operations import Unsupported
+from optbench_llm.engine.triton.operations import TYPES, Unsupported
 from optbench_llm.engine.triton.templates import NUMBERS, Form
 from optbench_llm.rules.rule import Scope
 
@@ -37,36 +39,36 @@ class Kind(NamedTuple):
 class _Plan(NamedTuple):
     """The batches of a set of works, the places of these in each, and of those in none.
 
-    ``kept`` are the units and their tensors, so that nothing else can take their identity.
+    ``units`` are the works' units, which it does not keep: nor their memory, that may be offloaded,
+    or that of one turn.
     """
 
     batches: list[tuple[Batch, list[int]]]
     others: frozenset[int]
-    kept: list[tuple[BoundUnit, list[Tensor]]]
+    units: list[weakref.ref[BoundUnit]]
+
+    def lives(self) -> bool:
+        """Whether all units are there, so that nothing else has taken their identity."""
+        return None not in [unit() for unit in self.units]
 
 
 class TritonPhases:
     """Runs phases as kernels, and eagerly where a rule sees whole matrices, or in float64.
 
     A step sends all its numbers in one copy to each device; nothing is read there.
+
+    ``compile_s`` are the seconds that this optimizer waited for kernels, Triton's compiler among
+    it.
     """
 
     of_vectors = False
 
     def __init__(self) -> None:
-        self._planning_s = 0.0
+        self.compile_s = 0.0
         self._others = EagerPhases()
         self._plans: dict[Any, _Plan] = {}
         self._places: dict[int, tuple[Batch, int]] = {}
         self._numbers: dict[Batch, Numbers] = {}
-        self._gradients: list[Tensor] = []
-
-    @property
-    def compile_s(self) -> float:
-        """Seconds that this optimizer waited for kernels, Triton's compiler among it."""
-        return self._planning_s + sum(
-            batch.compile_s for plan in self._plans.values() for batch, _ in plan.batches
-        )
 
     def prepare(self, works: Sequence[Work]) -> None:
         """Send the numbers of a step, and make what its units need that were never stepped."""
@@ -91,9 +93,14 @@ class TritonPhases:
             else:
                 batches.setdefault(place[0], []).append(i)
         for batch, places in batches.items():
-            assert len(places) == len(batch.bounds), "a stage of a part of a batch"
+            assert len(places) == batch.units, "a stage of a part of a batch"
             given = None if sums is None else _known([sums[i] for i in places])
+            before = batch.compile_s
             found = batch.run(phase, self._numbers[batch], given)
+            self.compile_s += batch.compile_s - before
+            if phase == "update":
+                # Autograd cannot see it, and is to refuse graphs that had the old values.
+                increment_version([works[i].bound.p for i in places])
             if found is not None:
                 for i, own in zip(places, found.unbind(), strict=True):
                     results[i] = own
@@ -106,16 +113,15 @@ class TritonPhases:
         return results
 
     def _plan(self, works: Sequence[Work]) -> _Plan:
-        # A unit whose slots have moved has another list of their tensors.
         key = tuple(
-            (id(w.bound), id(w.bound.tensors), w.g.dtype, w.stages, type(w.scalars)) for w in works
+            (id(w.bound), w.bound.moves, w.g.dtype, w.stages, type(w.scalars)) for w in works
         )
         plan = self._plans.get(key)
-        if plan is None:
+        if plan is None or not plan.lives():
+            self._plans = {known: own for known, own in self._plans.items() if own.lives()}
             began = time.perf_counter()
             plan = self._planned(works)
-            self._planning_s += time.perf_counter() - began
-            # Matrices whose owner steps them lie elsewhere at each step, and have no batches.
+            self.compile_s += time.perf_counter() - began
             if plan.batches:
                 if len(self._plans) >= MOST_PLANS:
                     del self._plans[next(iter(self._plans))]
@@ -138,12 +144,11 @@ class TritonPhases:
             batches.append((batch, places))
         taken = {i for _, places in batches for i in places}
         others = frozenset(range(len(works))) - taken
-        kept = [(work.bound, work.bound.tensors) for work in works]
-        return _Plan(batches, others, kept)
+        return _Plan(batches, others, [weakref.ref(work.bound) for work in works])
 
     def _send(self, plan: _Plan, works: Sequence[Work]) -> None:
         """Send what is new in this step to the batches, in one copy for each device."""
-        self._numbers, self._gradients = {}, []
+        self._numbers = {}
         of_device: dict[torch.device, list[tuple[Batch, np.ndarray, np.ndarray]]] = {}
         for batch, places in plan.batches:
             rows: dict[int, int] = {}
@@ -151,9 +156,8 @@ class TritonPhases:
             numbers = np.empty((len(places), NUMBERS), dtype=np.int64)
             for row, i in enumerate(places):
                 work = works[i]
-                g = batch.gradient(work)
-                if g is not work.g:
-                    self._gradients.append(g)
+                # It lives as long as its work, until the step is over.
+                g = work.g = batch.gradient(work)
                 own = rows.setdefault(id(work.scalars), len(scalars))
                 if own == len(scalars):
                     scalars.append(work.scalars)
@@ -180,6 +184,8 @@ def kind_of(work: Work) -> Kind | None:
     dtypes = (p.dtype, g.dtype, *(tensor.dtype for tensor in bound.tensors))
     numbers, scalars = frozenset(_numbers_among(bound)), type(work.scalars)
     of_phases = (phases.rule, phases.names, phases.storages, phases.rounding)
+    if not TYPES.keys() >= {*dtypes}:
+        return None
     variant = Variant(*of_phases, form, dims, dtypes, numbers, scalars)
     row_major = form is not Form.CHANNELS or p.ndim > 2 or p.stride(1) == 1
     return Kind(variant, work.stages, p.device, row_major)
@@ -189,7 +195,7 @@ def form_of(bound: BoundUnit) -> Form | None:
     """How kernels cut a unit into tiles; None for what they do not step."""
     p, storages = bound.p, bound.phases.storages
     sliced = all(slot.shape in ("full", "scalar") for slot in bound.slots)
-    if bound.rule.scope is Scope.MATRIX or bound.stacked or p.dtype is torch.float64 or not sliced:
+    if bound.rule.scope is Scope.MATRIX or bound.stacked or not bound.in_memory or not sliced:
         return None
     blockwise = any(isinstance(storage, Blockwise) for storage in storages)
     if bound.flat:
