@@ -22,7 +22,7 @@ from typing import Any
 from optbench_llm.leaderboard.cores import usable_cores
 from optbench_llm.leaderboard.environment import describe_environment
 from optbench_llm.leaderboard.recipe import Recipe, load_recipe
-from optbench_llm.leaderboard.trial import Inputs, TrialSpec, plan_trials
+from optbench_llm.leaderboard.trial import TrialSpec, trial_of
 
 BOUND = 0.4
 TOLERANCE = 1e-6
@@ -41,7 +41,10 @@ def main() -> None:
     options = parser.parse_args()
 
     recipe = load_recipe(options.recipe)
-    trials = plan_trials(recipe, Inputs("", ""))
+    trials = [
+        trial_of(recipe, entry, recipe.lr_of(entry), recipe.all_seeds[0])
+        for entry in recipe.optimizers
+    ]
     step = max(1, len(trials) // (options.sample or len(trials)))
     chosen = trials[::step][: options.sample]
     with tempfile.TemporaryDirectory() as folder:
@@ -86,7 +89,7 @@ def time_finetune(recipe: Recipe, trial: TrialSpec, folder: Path) -> dict[str, A
 
 def finetune(recipe: Recipe, trial: TrialSpec, out: Path, max_steps: int | None = None) -> Path:
     """Run one trial as a user would without a leaderboard."""
-    training = trial.training
+    training = recipe.training.model_dump(mode="json")
     settings = {
         "optim": trial.spec,
         "lr": trial.lr,
@@ -99,9 +102,9 @@ def finetune(recipe: Recipe, trial: TrialSpec, out: Path, max_steps: int | None 
         "per_device_train_batch_size": training["batch_size"],
         "per_device_eval_batch_size": training["eval_batch_size"],
         "gradient_accumulation_steps": training["gradient_accumulation_steps"],
-        "lr_scheduler_type": SCHEDULERS.get(training["schedule"], training["schedule"]),
+        "lr_scheduler_type": SCHEDULERS.get(trial.schedule, trial.schedule),
         "warmup_steps": training["warmup_steps"],
-        "weight_decay": training["weight_decay"],
+        "weight_decay": trial.weight_decay,
         "max_grad_norm": training["max_grad_norm"],
         "bf16": training["precision"] == "bf16",
         "seed": trial.seed,

@@ -25,7 +25,7 @@ import optbench_llm as ob
 from optbench_llm.data import DataSettings, load_data
 from optbench_llm.leaderboard.environment import describe_environment
 from optbench_llm.leaderboard.recipe import load_recipe, override
-from optbench_llm.leaderboard.trial import Inputs, plan_trials
+from optbench_llm.leaderboard.trial import trial_of
 from optbench_llm.leaderboard.workbench import training_arguments
 from optbench_llm.memory import storages
 from optbench_llm.models import load_model
@@ -33,6 +33,8 @@ from optbench_llm.training.run import run_training
 
 RECIPE = "tiny-gpt2"
 STEPS = 200
+#: Of the run whose losses stand beside the distance.
+SHORT_STEPS = 30
 RESULT = Path(__file__).parent / "results" / "storage_accuracy.json"
 FACTS = ("train_loss", "eval_loss", "state_bytes_per_param")
 BESIDE = {"lion": "lion-8bit"}
@@ -52,9 +54,11 @@ class Bench:
     def run(self, spec: str, **changes: Any) -> tuple[dict[str, Any], torch.Tensor]:
         """A training's record, and the weights that it ended with."""
         recipe = override(self.recipe, {"optimizers": [spec]})
-        trial = plan_trials(recipe, Inputs("", ""))[0].to_dict()
-        training = {**trial["training"], **changes}
-        trial |= {**training, "engine": "auto"}
+        (entry,) = recipe.optimizers
+        training = {**recipe.training.model_dump(mode="json"), **changes}
+        trial = trial_of(recipe, entry, recipe.lr_of(entry), recipe.all_seeds[0]).to_dict()
+        trial |= {"max_steps": training["max_steps"]}
+        trial |= {"schedule": changes.get("schedule", trial["schedule"])}
         set_seed(trial["seed"])
         model = copy.deepcopy(self.base.model)
         with tempfile.TemporaryDirectory() as folder:
@@ -65,7 +69,7 @@ class Bench:
     def measure(self, spec: str, exact: torch.Tensor | None) -> tuple[dict[str, Any], torch.Tensor]:
         """Distance after the long run and losses of the recipe's own; the long run's weights."""
         _, end = self.run(spec, max_steps=STEPS, schedule="constant")
-        record, _ = self.run(spec)
+        record, _ = self.run(spec, max_steps=SHORT_STEPS, warmup_steps=3)
         facts = {
             name: record[name] for name in ("train_loss", "eval_loss", "state_bytes_per_param")
         }
