@@ -19,6 +19,10 @@ from optbench_llm.leaderboard.result import TrialResult
 START_S = 8.0
 
 
+class Unmeasured(ValueError):
+    """Not one row is known to cost anything, with the reasons."""
+
+
 @dataclass(frozen=True)
 class RowLeft:
     """The trials of one row that are still to run, by their steps; None: as many as the recipe's.
@@ -165,7 +169,7 @@ def all_costs(
     """The costs of every wanted kind: stored, else measured, else those of the slowest.
 
     Raises:
-        ValueError: not one row is known to cost anything.
+        Unmeasured: not one row is known to cost anything.
     """
     measured = measurement.of_kind if measurement else {}
     of_kind = {kind: c for kind in wanted if (c := stored.get(kind) or measured.get(kind))}
@@ -180,10 +184,11 @@ def all_costs(
         )
     unknown = [kind for kind in wanted if kind not in of_kind]
     if unknown:
-        if not of_kind:
+        known = [*of_kind.values(), *stored.values()]
+        if not known:
             failed = "; ".join(measurement.failed.values()) if measurement else ""
-            raise ValueError(f"no row could be measured: {failed or 'the time was too short'}")
-        slowest = max(of_kind.values(), key=lambda cost: cost.trial_s(steps))
+            raise Unmeasured(f"no row could be measured: {failed or 'the time was too short'}")
+        slowest = max(known, key=lambda cost: cost.trial_s(steps))
         of_kind |= dict.fromkeys(unknown, slowest)
         failed = measurement.failed if measurement else {}
         basis += [f"{wanted[k].spec} as the slowest, its steps failed: {failed[k]}"

@@ -73,7 +73,7 @@ def _has_found_nothing(row: Gathered) -> bool:
 
 def _worst(failed: tuple[TrialResult, ...], *, searched: bool, seeds: int) -> tuple[RunStatus, str]:
     statuses = {result.record.status for result in failed}
-    worst = next(status for status in _WORST_FIRST if status in statuses)
+    worst: RunStatus = next(status for status in _WORST_FIRST if status in statuses)
     like_it = [result for result in failed if result.record.status == worst]
     why = like_it[0].record.reason or worst
     if searched:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from optbench_llm.leaderboard.agenda import Agenda
 from optbench_llm.leaderboard.baseline_page import baseline_lines
-from optbench_llm.leaderboard.estimate import Costs, RowLeft, duration, kinds, rows_left
+from optbench_llm.leaderboard.estimate import Costs, RowLeft, Unmeasured, duration, kinds, rows_left
 from optbench_llm.leaderboard.forecast import Tell, forecast
 from optbench_llm.leaderboard.memory_estimate import estimated_mem_bytes
 from optbench_llm.leaderboard.plan import Plan, RowTrials
@@ -29,7 +29,7 @@ def print_plan(
     """Print a plan and its cost, which is found out unless ``costs`` tell it; write nothing.
 
     Raises:
-        ValueError: model, data or store cannot be used, or no row can be measured.
+        ValueError: model, data or store cannot be used.
     """
     recipe, console = plan.recipe, make_console()
     store = Store.read(path, identity(recipe, plan.inputs))
@@ -54,7 +54,11 @@ def print_plan(
         return
     if costs is None:
         wanted = kinds(row.entry for row in rows if row.steps)
-        costs = forecast(plan, wanted, store.results, workers, tell)
+        try:
+            costs = forecast(plan, wanted, store.results, workers, tell)
+        except Unmeasured as error:
+            say(f"Estimate: none; {error}.")
+            return
     elif recipe.training.max_steps is not None:
         costs = replace(costs, steps=recipe.training.max_steps)
     for line in _estimate(recipe, rows, costs, workers):
