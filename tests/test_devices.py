@@ -49,7 +49,9 @@ def trainer_on_mps(**attributes: Any) -> Any:
     """Of two processes, whose model's loss is a number on a Mac's GPU."""
     device = torch.device("mps")
     accelerator = SimpleNamespace(
-        gather=lambda own: torch.cat([own, own]), reduce=lambda own, how: own + own
+        gather=lambda own: torch.cat([own, own]),
+        reduce=lambda own, how: own + own,
+        unwrap_model=lambda model, **how: model,
     )
     return SimpleNamespace(
         args=SimpleNamespace(device=device, world_size=2),
@@ -66,8 +68,10 @@ def test_evaluation_makes_no_float64_on_the_device(monkeypatch):
         evaluation, "trained_positions", lambda trainer, inputs: inputs["labels"] != -100
     )
     with FakeTensorMode(), Float64() as seen:
+        model = torch.nn.Identity()
         run = trainer_on_mps(
-            model_wrapped=torch.nn.Identity(),
+            model=model,
+            model_wrapped=model,
             optimizer=None,
             get_eval_dataloader=lambda data: [{"labels": torch.ones(2, 3, device="mps").long()}],
             _prepare_inputs=lambda batch: batch,

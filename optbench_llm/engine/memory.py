@@ -68,12 +68,19 @@ def lies_in_memory(tensors: Sequence[Tensor]) -> bool:
 
 
 def in_memory(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The same numbers, in memory: copies of what lies nowhere, which wait for collectives."""
-    if lies_in_memory(tensors):
-        return tensors
+    """The same numbers, in memory: copies of what lies nowhere, which wait for collectives.
+
+    Sparse ones stay: they have no address to ask for, and steps refuse them.
+    """
+    try:
+        if lies_in_memory(tensors):
+            return tensors
+    except RuntimeError:
+        if all(tensor.layout is torch.strided for tensor in tensors):
+            raise
     return [
         tensor
-        if lies_in_memory([tensor])
+        if tensor.layout is not torch.strided or lies_in_memory([tensor])
         else torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
         for tensor in tensors
     ]
