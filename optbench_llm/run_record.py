@@ -21,8 +21,8 @@ class Curves:
     - ``losses``: training loss of each optimizer step, over the whole run, resumed or not.
     - ``step_passes``: forward and backward passes of each step over as much data as its batch; None
       where each took one.
-    - ``test_losses``: mean loss over the trained tokens of each block of the test split, in the
-      split's order, ``test_tokens`` how many these are; None where the split was not evaluated, or
+    - ``test_losses``: mean loss over the trained tokens of each block of the test split, to six
+      digits, in the split's order, ``test_tokens`` how many these are; None where the split was not evaluated, or
       the model's loss cannot be told block by block.
     """
 
