@@ -86,7 +86,9 @@ class Agenda:
     def finished(self, trial: TrialSpec) -> None:
         """Go on from what the store now holds of ``trial``."""
         result = self._results.get(trial.id)
-        if result is not None and result.record.status != "interrupted":
+        if result is not None and result.record.status == "interrupted":
+            self._again.add(trial.id)
+        else:
             self._again.discard(trial.id)
         self._running.pop(trial.id, None)
         for number, row in enumerate(self._rows):

@@ -84,7 +84,7 @@ class TrainingSettings(Section):
     max_grad_norm: float = Field(1.0, ge=0, allow_inf_nan=False, description="0: no clipping")
     precision: Literal["fp32", "bf16"] = "fp32"
     eval_batch_size: int = Field(8, ge=1, description="blocks a forward pass and process")
-    max_eval_blocks: int | None = Field(None, ge=1, description="null: the whole validation split")
+    max_eval_blocks: int | None = Field(None, ge=1, description="null: the whole validation and test splits")
 
     @model_validator(mode="after")
     def _one_budget(self) -> TrainingSettings:
@@ -124,7 +124,7 @@ class OptimizerEntry(Section):
 class SearchSettings(Section):
     """How the tuned track finds each row's lr, equally for all rows."""
 
-    trials: int = Field(8, ge=5, description="learning rates tried for every row")
+    trials: int = Field(8, ge=5, le=12, description="learning rates tried for every row")
     seed: Seed = Field(0, description="of every search trial; no row is reported with it")
 
 
@@ -138,7 +138,7 @@ class Recipe(Section):
     """Model, data, budget, protocol and the list of optimizers: all that a leaderboard compares."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    version: int = Field(ge=1, description="raised when old and new results cannot be compared")
+    version: int = Field(ge=1, description="a label, written into tables with the recipe")
     description: str
     model: str
     data: DataSettings
