@@ -161,19 +161,50 @@ def test_a_trial_is_handed_out_once(undisturbed):
     assert agenda.waiting() == 0
 
 
-def test_a_worker_stays_with_its_row():
-    """It has compiled that row's code; another worker starts another row."""
-    agenda = Agenda(plan_of(), {})
-    first, second = agenda.take(1), agenda.take(2)
-    assert first is not None
-    assert second is not None
-    taken = [agenda.take(worker) for worker in (1, 2, 1, 2)]
-    assert [trial and (trial.spec, trial.settings["weight_decay"]) for trial in taken] == [
-        ("adamw", 0.01)
-    ] * 4
-    own = [trial.lr for trial in (first, *taken[::2]) if trial]
-    assert own == sorted(own)
-    assert first.lr != second.lr
+def test_two_workers_take_two_rows_and_keep_them():
+    """Not the first row's next trial for both; nor back to an earlier row once it has more."""
+    plan, results = plan_of("lion", "sgd", "rmsprop"), {}
+    agenda = Agenda(plan, results)
+    taken = {worker: agenda.take(worker) for worker in (1, 2)}
+    assert [trial and trial.spec for trial in taken.values()] == ["lion", "sgd"]
+    later = [agenda.take(worker) for worker in (1, 2, 1, 2)]
+    assert [trial and trial.spec for trial in later] == ["lion", "sgd"] * 2
+
+
+def test_a_worker_does_not_leave_its_row_for_an_earlier_one_that_is_free_again():
+    """The first row waited for a result; its worker has gone on elsewhere and stays there."""
+    plan, results = plan_of("lion", "sgd", "rmsprop"), {}
+    agenda = Agenda(plan, results)
+    lion = [agenda.take(1) for _ in range(5)]
+    moved = agenda.take(1)
+    assert moved is not None
+    assert moved.spec == "sgd"
+    for trial in lion:
+        assert trial is not None
+        results[trial.id] = result(trial, outcome(trial))
+        agenda.finished(trial)
+    following = agenda.take(1)
+    assert following is not None
+    assert following.spec == "sgd"
+
+
+def test_an_interrupted_trial_is_left_to_run():
+    """Whether or not an earlier call had tried it."""
+    plan, results = plan_of("lion"), {}
+    for _ in range(2):
+        agenda = Agenda(plan, results)
+        trial = agenda.take(1)
+        assert trial is not None
+        results[trial.id] = result(trial, failed(trial, "interrupted", "Ctrl-C"))
+        agenda.finished(trial)
+        assert (agenda.ended(), agenda.is_to_run(trial)) == (0, True)
+
+
+def test_a_row_that_failed_everywhere_is_planned_no_further():
+    """Its search is over after five: the count falls to what has ended."""
+    plan, results = plan_of("lion"), {}
+    agenda = work(plan, results, lambda t: failed(t, "error", "x"), 1, random.Random(0))
+    assert (agenda.planned(), agenda.ended()) == (5, 5)
 
 
 @pytest.mark.parametrize("status", ["error", "oom", "timeout"])

@@ -236,3 +236,59 @@ def test_a_wrong_change_names_its_key(write):
     """A bad value from the command line is refused like one in the file."""
     with pytest.raises(ValueError, match=r"training\.max_steps.*greater than or equal to 1"):
         changed(load_recipe(write()), {"max_steps": 0}, None)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "words"),
+    [
+        ("tiny-gpt2", {"track": "tunde"}, ["track", "'tuned'", "'tunde'"]),
+        ("gpt2-alpaca-reference", {"track": "tuned"}, ["data.test_fraction above 0"]),
+        ("tiny-gpt2", {"track": "reference"}, ["one lr for all", "1e-5"]),
+        ("tiny-gpt2", {"track": "tuned", "lr": "0.001"}, ["lr: declared", "0.001"]),
+        ("tiny-tuned", {"seed": 0}, ["seeds: 0 is the seed of the search"]),
+    ],
+)
+def test_a_track_that_its_recipe_cannot_serve_is_refused(recipe, changes, words):
+    """Before any work, with what it lacks."""
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        changed(load_recipe(recipe), changes, None)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"data.validation_fraction": 0}, "data.validation_fraction and data.test_fraction"),
+        ({"seeds": [0, 1]}, "0 is the seed of the search"),
+        ({"search.trials": 4}, r"search\.trials: expected greater than or equal to 5, got 4"),
+        ({"search.trials": 13}, r"search\.trials: expected less than or equal to 12, got 13"),
+        ({"baseline": "adamww"}, "baseline: unknown optimizer 'adamww'.*Nearest"),
+        ({"baseline_budgets": [-1]}, r"baseline_budgets\[0\]: expected greater than 0"),
+        ({"track": "declared", "data.test_fraction": 0, "rank_by": "test_loss"}, "test_loss needs"),
+        ({"track": "reference"}, "one lr for all"),
+        ({"lr": 0.001}, "track tuned starts from each optimizer's own lr"),
+    ],
+)
+def test_a_fault_of_a_tuned_recipe_is_named(changes, words):
+    """Each key with what was expected."""
+    with pytest.raises(ValueError, match=words):
+        override(load_recipe("tiny-tuned"), changes)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "track", "seeds", "ranked_by"),
+    [
+        ("tiny-gpt2", "tuned", (1, 2, 3, 4, 5), "test_loss"),
+        ("tiny-gpt2", "declared", (42,), "train_loss"),
+        ("tiny-tuned", "declared", (1, 2, 3, 4, 5), "train_loss"),
+        ("gpt2-alpaca-reference", "declared", (1, 2, 3, 4, 5), "train_loss"),
+        ("gpt2-alpaca-reference", None, (42,), "train_loss"),
+    ],
+)
+def test_a_track_brings_its_own_seeds_and_ranking(recipe, track, seeds, ranked_by):
+    """Another track than the recipe's is not run with what was meant for that one."""
+    found = changed(load_recipe(recipe), {"track": track}, None)
+    assert found.its_track == (track or "reference")
+    assert (found.all_seeds, found.ranked_by) == (seeds, ranked_by)
+    assert (found.lr == "declared") is (found.its_track != "reference")

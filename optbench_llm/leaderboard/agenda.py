@@ -92,7 +92,8 @@ class Agenda:
             self._again.discard(trial.id)
         self._running.pop(trial.id, None)
         for number, row in enumerate(self._rows):
-            if row.entry.spec == trial.spec:
+            entry = row.entry
+            if (entry.spec, entry.args) == (trial.spec, trial.hyperparameters):
                 self._rows[number] = self._row(number)
 
     def _row(self, number: int) -> RowTrials:
