@@ -22,8 +22,8 @@ class Curves:
     - ``step_passes``: forward and backward passes of each step over as much data as its batch; None
       where each took one.
     - ``test_losses``: mean loss over the trained tokens of each block of the test split, to six
-      digits, in the split's order, ``test_tokens`` how many these are; None where the split was not evaluated, or
-      the model's loss cannot be told block by block.
+      digits, in the split's order, ``test_tokens`` how many these are; None where the split was not
+      evaluated, or the model's loss cannot be told block by block.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")

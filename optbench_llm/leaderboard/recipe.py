@@ -84,7 +84,9 @@ class TrainingSettings(Section):
     max_grad_norm: float = Field(1.0, ge=0, allow_inf_nan=False, description="0: no clipping")
     precision: Literal["fp32", "bf16"] = "fp32"
     eval_batch_size: int = Field(8, ge=1, description="blocks a forward pass and process")
-    max_eval_blocks: int | None = Field(None, ge=1, description="null: the whole validation and test splits")
+    max_eval_blocks: int | None = Field(
+        None, ge=1, description="of each split; null: the whole validation and test splits"
+    )
 
     @model_validator(mode="after")
     def _one_budget(self) -> TrainingSettings:
