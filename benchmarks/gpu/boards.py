@@ -6,7 +6,8 @@ import tempfile
 from pathlib import Path
 
 from gpu.report import Report
-from optbench_llm.leaderboard.plan import make_plan, run_leaderboard
+from optbench_llm.leaderboard.board import run_leaderboard
+from optbench_llm.leaderboard.plan import make_plan
 from optbench_llm.leaderboard.progress import PlainDisplay
 from optbench_llm.leaderboard.recipe import load_recipe
 from optbench_llm.leaderboard.store import Store
@@ -21,6 +22,7 @@ version: 1
 description: The embedded model for a few steps.
 model: optbench:tiny-gpt2
 data: {source: %s, prompt: alpaca, block_size: 128}
+seeds: [42]
 training: {max_steps: 10, batch_size: 4, weight_decay: null}
 optimizers: [adamw, {spec: '%s', lr: 0.01}, lion@int8, lamb]
 limits: {trial_timeout_s: 40}
@@ -36,13 +38,11 @@ def run(report: Report, device: str) -> None:
         plan = make_plan(load_recipe(str(path)))
         with PlainDisplay() as display:
             run_leaderboard(plan, store, display)
-        found = {
-            result.trial["spec"]: result for result in Store.read(store, plan.identity).results
-        }
+        found = {r.trial.spec: r for r in Store.read(store, plan.identity).results}
     for spec, status in EXPECTED.items():
-        record = found[spec].record
-        report.record(spec, {key: record.get(key) for key in KEPT})
-        if record["status"] != status:
-            report.find(f"{spec}: {record['status']} ({record['reason']}), expected {status}")
-        if found[spec].environment["device_type"] != device:
-            report.find(f"{spec}: ran on {found[spec].environment['device_type']}, not on {device}")
+        record, device_type = found[spec].record, found[spec].environment.device_type
+        report.record(spec, {key: getattr(record, key) for key in KEPT})
+        if record.status != status:
+            report.find(f"{spec}: {record.status} ({record.reason}), expected {status}")
+        if device_type != device:
+            report.find(f"{spec}: ran on {device_type}, not on {device}")
