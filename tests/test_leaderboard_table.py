@@ -243,6 +243,16 @@ def test_few_seeds_are_noted():
     assert {row.verdict.rank_interval for row in one.rows} == {None}
 
 
+@pytest.mark.parametrize("epochs", [None, 0.5])
+def test_budgets_of_the_baseline_that_cannot_run_are_noted(epochs):
+    """Other lengths are counted in steps; a recipe in epochs gets none, and is told."""
+    length = {"training.max_steps": None if epochs else 150, "training.num_train_epochs": epochs}
+    recipe = tuned_recipe("adamw", "sgd", **length)
+    found = Fake(recipe, lambda trial: record(trial, eval_loss=1.0, test_loss=1.0)).board()
+    told = [note for note in found.notes() if "baseline_budgets" in note]
+    assert len(told) == (1 if epochs else 0)
+
+
 def test_json_and_csv_hold_what_the_contract_names():
     """Every key, nested where it says so, and no NaN."""
     found = Fake(tuned_recipe("adamw", "sgd", "lion"), tuned).board()

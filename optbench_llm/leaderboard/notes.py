@@ -114,6 +114,11 @@ def _claims(board: Board) -> list[str]:
         )
     elif board.baseline not in board.took_part and seeds > 1:
         told.append(f"{board.baseline}, the baseline, is not done: there are no differences to it.")
+    if recipe.its_track == "tuned" and recipe.baseline_budgets and not recipe.training.max_steps:
+        told.append(
+            f"{recipe.baseline} ran at one length only: baseline_budgets need max_steps in place of"
+            " num_train_epochs."
+        )
     if board.noise_between_seeds is not None:
         told.append(
             f"Noise between seeds: {board.noise_between_seeds:.4f} (standard deviation of a row's "
