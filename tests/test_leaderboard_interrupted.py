@@ -110,7 +110,7 @@ def test_a_signal_keeps_what_is_finished_and_prints_it(running, number, name, to
     assert process.returncode == 128 + number
     assert "diverged" in output
     assert f"{name} after step" in output
-    assert "1 trials were not run; the same command continues" in output
+    assert "2 trials are left to run; the same command continues" in output
     assert {name: row["status"] for name, row in rows(store).items()} == {
         "sgd": "diverged",
         "adamw": "interrupted",

@@ -314,10 +314,10 @@ def test_weight_decay_is_what_each_row_got():
     """From the recipe, from its own arguments, or its own default; the exceptions are noted."""
     groups = {"hyperparameters": [{"lr": 1.0, "weight_decay": 0.25}, {"weight_decay": 0.0}]}
     entries = ["adamw", {"spec": "adam", "args": {"weight_decay": 0.5}}]
-    recipe = tuned_recipe(*entries)
+    recipe = tuned_recipe(*entries, **{"training.weight_decay": 0.25})
     found = Fake(recipe, lambda t: replace(flat(t), **groups)).board()
-    assert {r.optimizer: r.weight_decay for r in found.rows} == {"adamw": 0.01, "adam": 0.5}
-    assert "Weight decay 0.01 for all, but its own: adam 0.5." in found.notes()
+    assert {r.optimizer: r.weight_decay for r in found.rows} == {"adamw": 0.25, "adam": 0.5}
+    assert "Weight decay 0.25 for all, but its own: adam 0.5." in found.notes()
     none = override(TINY, {"optimizers": ["adamw", "sgd"], "training.weight_decay": None})
     told = Fake(none, lambda t: record(t, **done(1.0), **(groups if t.spec == "sgd" else {})))
     assert {r.optimizer: r.weight_decay for r in told.board().rows} == {"adamw": None, "sgd": 0.25}

@@ -133,7 +133,7 @@ def _print_run(run: Run, path: Path) -> None:
         for note in board.notes(console):
             console.print(note, style="dim", highlight=False, markup=False)
     if run.not_run:
-        console.print(f"{run.not_run} trials were not run; the same command continues.")
+        console.print(f"{run.not_run} trials are left to run; the same command continues.")
     console.print(
         f"{path}/leaderboard.md, .csv and .json hold this table.", highlight=False, markup=False
     )
