@@ -198,10 +198,9 @@ class BoundUnit:
     def _leftover(self) -> int | None:
         """The first element that is stepped eagerly, if any.
 
-        All are in float64: inductor loses float64 writes to 0-dim state; and all of what has no
-        address. Of a unit that ends within
-        a block it is the last part, or all where a slot is no tensor of the parameter's shape: such
-        a slot must be written once a step.
+        All are in float64, of which inductor loses writes to 0-dim state, and of what has no
+        address. Of a unit that ends within a block it is the last part, or all where a slot is no
+        tensor of the parameter's shape: such a slot must be written once a step.
         """
         if self.p.dtype == torch.float64 or not self.in_memory:
             return 0

@@ -227,7 +227,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         if asks_for_state(self.param_groups, self.state):
-            self._stepper.make_state(self.param_groups, self.state, self._runner)
+            self._stepper.make_state(self.param_groups, self.state, self._find_executor())
             if self.rule.observe is not None:
                 for group in self.param_groups:
                     group.setdefault("observations", 0)
@@ -235,7 +235,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         check_ready(self.spec, self.rule, self.param_groups, self._training, self._gradients_made)
         self._gradients_made = False
         with full_precision():
-            self._stepper.step(self.param_groups, self.state, self._runner)
+            self._stepper.step(self.param_groups, self.state, self._executor, self._find_executor)
         return loss
 
     def gradients_made(self) -> None:
@@ -253,7 +253,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             raise RuntimeError(f"optimizer {self.spec!r} takes in no second gradient")
         check_not_captured(self.spec)
         with full_precision():
-            self._stepper.observe(self.param_groups, self.state, self._runner, scale)
+            self._stepper.observe(self.param_groups, self.state, self._find_executor(), scale)
         for group in self.param_groups:
             group["observations"] = group.get("observations", 0) + 1
 
@@ -360,8 +360,8 @@ class RuleOptimizer(torch.optim.Optimizer):
     def _layouts(self) -> list[Layout]:
         return self._stepper.division.layouts(self.param_groups)
 
-    @property
-    def _runner(self) -> Executor:
+    def _find_executor(self) -> Executor:
+        """What runs stages on the parameters' devices as they are now."""
         engine = self.engine
         if self._executor is None:
             self._executor = executor_of(engine)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 
 import torch
@@ -39,10 +39,16 @@ class Stepper:
         self._bundles = Bundles()
         self._repeat: Repeat | None = None
 
-    def step(self, groups: Groups, states: States, executor: Executor) -> None:
-        """Update every parameter that has a gradient."""
-        if not self._step_again(groups, states, executor):
-            self._step_anew(groups, states, executor)
+    def step(
+        self, groups: Groups, states: States, last: Executor | None, find: Callable[[], Executor]
+    ) -> None:
+        """Update every parameter that has a gradient.
+
+        ``last`` ran the step before; it runs this one where nothing has changed, and what ``find``
+        returns does otherwise: looking at every parameter's device takes time.
+        """
+        if last is None or not self._step_again(groups, states, last):
+            self._step_anew(groups, states, find())
 
     def _step_again(self, groups: Groups, states: States, executor: Executor) -> bool:
         """Step as the last time, unless something is not as it was then."""
