@@ -21,10 +21,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from optbench_llm.leaderboard.environment import this_environment
+from optbench_llm.leaderboard.environment import Environment, this_environment
 from optbench_llm.leaderboard.identity import Identity, identity
 from optbench_llm.leaderboard.recipe import load_recipe
-from optbench_llm.leaderboard.result import Environment
 from optbench_llm.leaderboard.store import Store
 from optbench_llm.leaderboard.trial import Inputs, TrialSpec
 from optbench_llm.leaderboard.trial_files import result_files

@@ -45,7 +45,10 @@ def info_json(text: str, stores: Sequence[Path] | None = None) -> dict[str, Any]
         ValueError: no optimizer of that name, one of a provider that has no row, a storage that
             the optimizer cannot bear, or a store without a tuned board.
     """
-    boards, _ = tuned_boards(stores)
+    return _all_json(text, tuned_boards(stores)[0])
+
+
+def _all_json(text: str, boards: Sequence[TunedBoard]) -> dict[str, Any]:
     return {**_catalog_json(text), "tuned_lrs": _tuned_lrs(parse_spec(text).canonical, boards)}
 
 
@@ -170,9 +173,10 @@ def print_info(text: str, stores: Sequence[Path] | None = None) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    facts = info_json(text, stores)
+    boards, warnings = tuned_boards(stores)
+    facts = _all_json(text, boards)
     out = make_console()
-    for warning in tuned_boards(stores)[1]:
+    for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     out.print(Text(facts["name"], style="bold") + Text(f"   {facts['title']}"))
     grid = Table.grid(padding=(0, 2, 0, 0))

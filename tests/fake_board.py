@@ -68,12 +68,8 @@ class Fake:
 
     def __post_init__(self) -> None:
         plan = Plan(self.recipe, Inputs("m", "d"))
-        entries = [(entry, False) for entry in self.recipe.optimizers]
-        a_a = plan.a_a_row()
-        if a_a is not None:
-            entries.append((a_a, True))
         self.rows: list[RowTrials] = []
-        for entry, is_a_a in entries:
+        for entry, is_a_a in plan.entries():
             while True:
                 row = plan.row(entry, self.results, is_a_a=is_a_a)
                 missing = [trial for trial in row.trials if trial.id not in self.results]

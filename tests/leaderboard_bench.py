@@ -10,6 +10,7 @@ import yaml
 from transformers import GPT2Config
 
 from optbench_llm.leaderboard.environment import this_environment
+from optbench_llm.leaderboard.local import worker_setup
 from optbench_llm.leaderboard.make_rows import build_board
 from optbench_llm.leaderboard.plan import make_plan
 from optbench_llm.leaderboard.recipe import load_recipe
@@ -29,22 +30,27 @@ TRAINING = {
 }
 
 
+def write_inputs(folder: Path, **config: Any) -> None:
+    """A GPT-2 of one layer, with dropout unless ``config`` says otherwise, and 80 records."""
+    made = GPT2Config(
+        n_layer=1, n_embd=16, n_head=2, n_positions=64, vocab_size=2048,
+        bos_token_id=0, eos_token_id=0, **config,
+    )  # fmt: skip
+    made.architectures = ["GPT2LMHeadModel"]
+    made.to_json_file(folder / "config.json", use_diff=False)
+    records = [
+        {"instruction": f"Count {n}.", "output": " ".join(map(str, range(n % 9 + 2)))}
+        for n in range(80)
+    ]
+    (folder / "records.json").write_text(json.dumps(records), encoding="utf-8")
+
+
 class Bench:
     """Runs recipes over a GPT-2 of one layer, with dropout, and 80 records."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        config = GPT2Config(
-            n_layer=1, n_embd=16, n_head=2, n_positions=64, vocab_size=2048,
-            bos_token_id=0, eos_token_id=0,
-        )  # fmt: skip
-        config.architectures = ["GPT2LMHeadModel"]
-        config.to_json_file(folder / "config.json", use_diff=False)
-        records = [
-            {"instruction": f"Count {n}.", "output": " ".join(map(str, range(n % 9 + 2)))}
-            for n in range(80)
-        ]
-        (folder / "records.json").write_text(json.dumps(records), encoding="utf-8")
+        write_inputs(folder)
         self._warm: dict[str, Workbench] = {}
         self._boards = 0
 
@@ -91,17 +97,7 @@ class Bench:
         return self._workbench(make_plan(load_recipe(str(path)))).facts()["steps"]
 
     def _workbench(self, plan: Any) -> Workbench:
-        recipe, inputs = plan.recipe, plan.inputs
-        setup = {
-            "inputs": {"model": inputs.model_fingerprint, "data": inputs.data_fingerprint},
-            "model": recipe.model,
-            "data": recipe.data.model_dump(mode="json"),
-            "training": recipe.training.model_dump(mode="json"),
-            "scratch": str(self.folder),
-            "baseline": True,
-            "threads": 1,
-            "processes": 1,
-        }
+        setup = worker_setup(plan, self.folder, untouched=True) | {"threads": 1, "processes": 1}
         key = json.dumps(setup, sort_keys=True)
         if key not in self._warm:
             self._warm[key] = Workbench(setup)

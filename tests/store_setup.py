@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from optbench_llm.leaderboard.environment import Environment
 from optbench_llm.leaderboard.identity import identity
 from optbench_llm.leaderboard.recipe import load_recipe
-from optbench_llm.leaderboard.result import Environment
 from optbench_llm.leaderboard.store import Store
 from optbench_llm.leaderboard.trial import Inputs, TrialSpec, trial_of
 from optbench_llm.run_record import Curves, RunRecord

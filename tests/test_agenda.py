@@ -352,6 +352,16 @@ def test_a_rows_engine_is_that_of_its_first_trials():
     assert {t.engine for t in Agenda(plan, results).rows[-1].search} == {"auto"}
 
 
+def test_a_row_of_a_library_is_asked_for_no_engine():
+    """Its record says foreign, which is nothing that its next trials could be run by."""
+    plan, results = plan_of("adamw", "lion-8bit"), {}
+    row = plan.row(plan.recipe.optimizers[1], results)
+    told = record(row.search[0], train_loss=3.0, eval_loss=3.0, test_loss=3.0, engine="foreign")
+    results[row.search[0].id] = result(row.search[0], told)
+    again = plan.row(plan.recipe.optimizers[1], results)
+    assert {trial.engine for trial in again.search} == {"auto"}
+
+
 def test_a_nan_in_one_seed_of_five_keeps_the_others():
     """The row says four of five, is ranked last, and nothing is claimed of it."""
 

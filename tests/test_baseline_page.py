@@ -10,10 +10,11 @@ from test_leaderboard_estimate import TUNED, result
 from optbench_llm.leaderboard import search
 from optbench_llm.leaderboard.agenda import Agenda
 from optbench_llm.leaderboard.baseline_page import baseline_lines
+from optbench_llm.leaderboard.identity import identity
 from optbench_llm.leaderboard.plan import Plan
 from optbench_llm.leaderboard.recipe import Recipe
 from optbench_llm.leaderboard.result import TrialResult
-from optbench_llm.leaderboard.store import Store, Untouched, identity
+from optbench_llm.leaderboard.store import Store, Untouched
 from optbench_llm.leaderboard.trial import Inputs
 
 INPUTS = Inputs("model", "data")

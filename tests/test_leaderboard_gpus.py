@@ -20,10 +20,9 @@ from marks import slow
 
 from optbench_llm import devices
 from optbench_llm.leaderboard import gpus, process, workbench
-from optbench_llm.leaderboard.board import worker_setup
 from optbench_llm.leaderboard.executor import Finished, Ready
 from optbench_llm.leaderboard.gpus import own_gpus
-from optbench_llm.leaderboard.local import LocalExecutor
+from optbench_llm.leaderboard.local import LocalExecutor, worker_setup
 from optbench_llm.leaderboard.plan import Plan, make_plan
 from optbench_llm.leaderboard.process import WorkerProcess
 from optbench_llm.leaderboard.recipe import load_recipe, override
@@ -78,7 +77,7 @@ def gpus_are(monkeypatch: pytest.MonkeyPatch, variable: str, count: int, **chose
 
 def facts_of_workers(folder: Path, workers: int) -> dict[int, dict[str, Any]]:
     """What each of so many processes tells of itself, by number."""
-    setup = {"baseline": False, "begun": str(folder / "begun"), "workers": workers}
+    setup = {"untouched": False, "begun": str(folder / "begun"), "workers": workers}
     events = LocalExecutor(setup, workers, folder).run(Listed(TRIALS[:workers]))
     return {e.worker: json.loads(e.facts.data) for e in events if isinstance(e, Ready)}
 
@@ -128,7 +127,7 @@ def test_a_worker_of_several_processes_has_a_gpu_for_each(monkeypatch, number):
 def test_too_few_gpus_for_all_processes_are_refused(tmp_path, monkeypatch):
     """Before any worker starts; the numbers are named."""
     gpus_are(monkeypatch, CUDA, 4)
-    executor = LocalExecutor({"baseline": False}, 3, tmp_path, processes=2)
+    executor = LocalExecutor({"untouched": False}, 3, tmp_path, processes=2)
     with pytest.raises(ValueError, match=r"3 workers of 2 processes each need 6 GPUs.*has 4"):
         list(executor.run(Listed(TRIALS)))
     assert not list(tmp_path.iterdir())
@@ -171,7 +170,7 @@ def test_every_process_of_a_real_board_starts_with_its_workers_gpus(
     recipe = load_recipe(str(write_recipe(tmp_path, "adamw", "sgd")))
     plan = make_plan(override(recipe, {"processes_per_trial": processes}))
     with Store.open(tmp_path / "store", plan.identity) as store:
-        setup = worker_setup(plan, store)
+        setup = worker_setup(plan, store.scratch_folder("workers"), untouched=True)
         executor = LocalExecutor(setup, 2, tmp_path, processes=processes)
         finished = [e for e in executor.run(Listed(trials_of(plan))) if isinstance(e, Finished)]
     assert [event.record.status for event in finished] == ["done", "done"]
@@ -239,7 +238,11 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workbench, dict[str
     folder = tmp_path_factory.mktemp("bench")
     plan = make_plan(load_recipe(str(write_recipe(folder, "adamw"))))
     with Store.open(folder / "store", plan.identity) as store:
-        setup = {**worker_setup(plan, store), "threads": 1, "processes": 1}
+        setup = {
+            **worker_setup(plan, store.scratch_folder("workers"), untouched=True),
+            "threads": 1,
+            "processes": 1,
+        }
     Path(setup["scratch"]).mkdir(parents=True, exist_ok=True)
     return Workbench(setup), trials_of(plan)[0].to_dict()
 

@@ -71,7 +71,7 @@ def test_a_killed_worker_and_an_overdue_trial_are_rows_and_the_others_go_on(tmp_
     assert reasons["adan"][0] == "timeout"
     assert "over the recipe's limit of 20 s after step" in reasons["adan"][1]
     assert len(display.finished[0].record.curves.losses) >= 2
-    assert (run.not_run, run.interrupted) == (0, False)
+    assert (run.left, run.stopped_by) == (0, None)
     assert workers_of(os.getpid()) == []
 
 

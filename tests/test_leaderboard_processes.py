@@ -10,9 +10,8 @@ import psutil
 import pytest
 from leaderboard_setup import Listed, leaderboard, start_leaderboard, trials_of, write_recipe
 
-from optbench_llm.leaderboard.board import worker_setup
 from optbench_llm.leaderboard.executor import Finished
-from optbench_llm.leaderboard.local import LocalExecutor
+from optbench_llm.leaderboard.local import LocalExecutor, worker_setup
 from optbench_llm.leaderboard.plan import make_plan
 from optbench_llm.leaderboard.recipe import load_recipe, override
 from optbench_llm.leaderboard.store import Store
@@ -62,7 +61,7 @@ class Board:
         }
         self.folder = folder
         with Store.open(folder / "store", plan.identity) as store:
-            self.setup = worker_setup(plan, store)
+            self.setup = worker_setup(plan, store.scratch_folder("workers"), untouched=True)
         Path(self.setup["scratch"]).mkdir()
 
     def run(self, *names: str) -> list[Finished]:
@@ -92,7 +91,7 @@ def finished(board: Board) -> dict[str, Finished]:
 
 def alone(board: Board, trial: TrialSpec) -> RunRecord:
     """The record of the same trial on one process, here."""
-    setup = {**board.setup, "threads": 1, "processes": 1, "baseline": False}
+    setup = {**board.setup, "threads": 1, "processes": 1, "untouched": False}
     bench = Workbench(setup)
     return bench.run(trial.to_dict(), lambda step, loss: None)
 

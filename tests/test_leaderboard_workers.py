@@ -69,7 +69,7 @@ def run(
 ) -> list[Event]:
     """All events of three trials whose worker is ``program``."""
     monkeypatch.setattr(process, "_WORKER", PROGRAM + program)
-    setup = {"baseline": False, "starts": str(folder / "starts")}
+    setup = {"untouched": False, "starts": str(folder / "starts")}
     return list(LocalExecutor(setup, 1, folder, **limits).run(Listed(TRIALS)))
 
 

@@ -187,6 +187,16 @@ def test_beside_a_failure_the_search_stays_about_the_best_and_off_the_failure():
     assert not result.at_upper_edge
 
 
+def test_below_the_best_a_failure_is_kept_off_as_well():
+    """The parabola's vertex is nearer to the failure than half-way: the lr is half-way."""
+    losses = searched(lambda lr: math.inf if lr < 5e-4 else parabola(-3.4)(lr))
+    assert min(losses, key=lambda lr: losses[lr]) == pytest.approx(6.31e-4, rel=0.01)
+    result = found(losses, 1e-3)
+    assert result is not None
+    half_way = (math.log10(6.31e-4) + math.log10(3.16e-4)) / 2
+    assert math.log10(result.lr) == pytest.approx(half_way, abs=0.003)
+
+
 def test_the_scale_of_lr_is_no_matter():
     """A search a decade higher finds a decade more."""
     for loss, declared in noisy_curves():

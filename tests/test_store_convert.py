@@ -14,9 +14,9 @@ from command_line import run_here
 from store_setup import RECIPE
 
 from optbench_llm.leaderboard.convert import convert
+from optbench_llm.leaderboard.environment import Environment
 from optbench_llm.leaderboard.optimizer_settings import rule_version
 from optbench_llm.leaderboard.recipe import override
-from optbench_llm.leaderboard.result import Environment
 from optbench_llm.leaderboard.store import Store, Untouched
 from optbench_llm.leaderboard.trial import trial_of
 from optbench_llm.run_record import Curves
@@ -168,3 +168,16 @@ def test_passes_of_each_step_are_taken(old, tmp_path):
     convert(old, tmp_path / "new")
     passes = {r.trial.spec: r.curves().step_passes for r in Store.read(tmp_path / "new").results}
     assert passes == {"adamw": None, "sgd": [2.0, 1.0]}
+
+
+def test_what_the_new_store_has_finished_stays(tmp_path):
+    """Converted again over results that have since been run anew, it takes none of theirs away."""
+    convert(OLD, tmp_path / "new")
+    there = Store.read(tmp_path / "new")
+    trial = there.results[0].trial
+    with Store.open(tmp_path / "new", there.identity) as store:
+        store.put(trial, there.results[0].record, 777.0, there.results[0].environment)
+    convert(OLD, tmp_path / "new")
+    found = Store.read(tmp_path / "new").get(trial)
+    assert found is not None
+    assert found.wall_s == 777.0

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
+from leaderboard_bench import write_inputs
 from torch.utils.data import DataLoader
-from transformers import GPT2Config
 
 from optbench_llm.data import DataSettings, data_fingerprint, load_data, make_collator
 from optbench_llm.engine import optimizer as engine
@@ -35,17 +34,7 @@ TRIAL = {
 def setup(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a worker is told: a GPT-2 of one layer without dropout, and 80 records."""
     folder = tmp_path_factory.mktemp("bench")
-    config = GPT2Config(
-        n_layer=1, n_embd=16, n_head=2, n_positions=64, vocab_size=2048,
-        bos_token_id=0, eos_token_id=0, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
-    )  # fmt: skip
-    config.architectures = ["GPT2LMHeadModel"]
-    config.to_json_file(folder / "config.json", use_diff=False)
-    records = [
-        {"instruction": f"Count {n}.", "output": " ".join(map(str, range(n % 9 + 2)))}
-        for n in range(80)
-    ]
-    (folder / "records.json").write_text(json.dumps(records), encoding="utf-8")
+    write_inputs(folder, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)
     source = {"source": str(folder / "records.json"), "prompt": "inst", "block_size": 64}
     data = DataSettings.model_validate(
         {**source, "validation_fraction": 0.2, "test_fraction": 0.25}
@@ -54,7 +43,7 @@ def setup(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {
         "inputs": {"model": model_fingerprint(model), "data": data_fingerprint(data)},
         "model": model, "data": data.model_dump(mode="json"), "training": TRAINING,
-        "scratch": str(folder), "baseline": True, "threads": 1, "processes": 1,
+        "scratch": str(folder), "untouched": True, "threads": 1, "processes": 1,
     }  # fmt: skip
 
 

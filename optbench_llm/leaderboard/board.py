@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from optbench_llm.leaderboard.agenda import Agenda
 from optbench_llm.leaderboard.environment import Environment, this_environment
@@ -20,7 +19,7 @@ from optbench_llm.leaderboard.executor import (
     Stepped,
     failed_record,
 )
-from optbench_llm.leaderboard.local import LocalExecutor
+from optbench_llm.leaderboard.local import LocalExecutor, worker_setup
 from optbench_llm.leaderboard.make_rows import build_board
 from optbench_llm.leaderboard.plan import Plan, RowTrials
 from optbench_llm.leaderboard.progress import Display
@@ -35,17 +34,12 @@ _TABLES_EVERY = 10
 
 @dataclass(frozen=True)
 class Run:
-    """What a call of `run_leaderboard` leaves: the board, and how far it came."""
+    """What a call of `run_leaderboard` leaves: the board, and how many trials are still to run."""
 
     board: Board
-    not_run: int
+    left: int
     any_done: bool
     stopped_by: signal.Signals | None = None
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether a signal ended it early."""
-        return self.stopped_by is not None
 
 
 def run_leaderboard(plan: Plan, store_path: Path, display: Display, workers: int = 1) -> Run:
@@ -68,7 +62,9 @@ def run_leaderboard(plan: Plan, store_path: Path, display: Display, workers: int
         stopped_by = None
         if missing:
             executor = LocalExecutor(
-                setup=worker_setup(plan, store),
+                setup=worker_setup(
+                    plan, store.scratch_folder("workers"), untouched=store.untouched is None
+                ),
                 workers=workers,
                 processes=plan.recipe.processes_per_trial,
                 log_folder=store.path,
@@ -205,19 +201,6 @@ class _Session:
                     f"store {self._store.path}: holds results measured on {there}, and this run is "
                     f"on {here}: choose another folder with --store"
                 )
-
-
-def worker_setup(plan: Plan, store: Store) -> dict[str, Any]:
-    """What a worker must know before its first trial."""
-    recipe, inputs = plan.recipe, plan.inputs
-    return {
-        "inputs": {"model": inputs.model_fingerprint, "data": inputs.data_fingerprint},
-        "model": recipe.model,
-        "data": recipe.data.model_dump(mode="json"),
-        "training": recipe.training.model_dump(mode="json"),
-        "scratch": str(store.scratch_folder("workers").resolve()),
-        "baseline": store.untouched is None,
-    }
 
 
 def _announce(plan: Plan, agenda: Agenda, path: Path, display: Display) -> None:

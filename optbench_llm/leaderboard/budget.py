@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from optbench_llm.leaderboard.estimate import Costs, RowLeft, duration
+from optbench_llm.leaderboard.plan import baseline_place
 from optbench_llm.leaderboard.recipe import Recipe, override
 
 #: Runs that are shorter than this, or than twice their warm-up, tell nothing.
@@ -143,8 +144,7 @@ def _always(recipe: Recipe) -> set[int]:
     Where the recipe lists no baseline, the first two.
     """
     places = range(len(recipe.optimizers))
-    baselines = [place for place in places if recipe.optimizers[place].spec == recipe.baseline]
-    first = min(baselines, key=lambda place: len(recipe.optimizers[place].args), default=0)
+    first = baseline_place(recipe, recipe.optimizers) or 0
     return {first, *[place for place in places if place != first][:1]}
 
 

@@ -132,8 +132,8 @@ def _print_run(run: Run, path: Path) -> None:
         console.print(board.to_rich(console))
         for note in board.notes(console):
             console.print(note, style="dim", highlight=False, markup=False)
-    if run.not_run:
-        console.print(f"{run.not_run} trials are left to run; the same command continues.")
+    if run.left:
+        console.print(f"{run.left} trials are left to run; the same command continues.")
     console.print(
         f"{path}/leaderboard.md, .csv and .json hold this table.", highlight=False, markup=False
     )

@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from optbench_llm.leaderboard.environment import Environment
 from optbench_llm.leaderboard.faults import first_fault
 from optbench_llm.leaderboard.identity import Identity
 from optbench_llm.leaderboard.optimizer_settings import rule_version
 from optbench_llm.leaderboard.recipe import OptimizerEntry, Recipe, TrainingSettings
-from optbench_llm.leaderboard.result import Environment
 from optbench_llm.leaderboard.store import Store, Untouched
 from optbench_llm.leaderboard.trial import Inputs, TrialSpec, canonical_hash
 from optbench_llm.run_record import RunRecord

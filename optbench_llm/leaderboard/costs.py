@@ -62,7 +62,7 @@ def at_equal_cost(
             second = seconds / sum(passes)
             spent = [count * second for count in passes]
             by_seconds.append(_mean_loss_within(budget, losses, spent))
-    return AtEqualCost(_mean_of_all(by_passes), _mean_of_all(by_seconds))
+    return AtEqualCost(mean_of_all(by_passes), mean_of_all(by_seconds))
 
 
 def _mean_loss_within(
@@ -99,6 +99,8 @@ def _middle(values: Iterable[int | None]) -> int | None:
     return statistics.median_low(known) if known else None
 
 
-def _mean_of_all(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known and len(known) == len(values) else None
+def mean_of_all(values: Iterable[float | None]) -> float | None:
+    """The mean; None where there are none, or one is missing."""
+    found = list(values)
+    known = [value for value in found if value is not None]
+    return statistics.fmean(known) if known and len(known) == len(found) else None

@@ -106,15 +106,12 @@ def rows_left(plan: Plan, agenda: Agenda) -> list[RowLeft]:
 
 
 def _not_yet_chosen(plan: Plan, row: RowTrials) -> list[int | None]:
-    """The trials that follow from a search that goes on."""
+    """The trials that follow from a search that goes on, by their steps."""
     recipe = plan.recipe
-    seeds, length = len(recipe.all_seeds), recipe.training.max_steps
-    searched: list[int | None] = [None] * max(0, recipe.search.trials - len(row.search))
-    its_own = [None] * seeds
-    if row.entry != plan.baseline_row() or length is None:
-        return [*searched, *its_own]
-    counts = [max(1, round(length * budget)) for budget in recipe.baseline_budgets]
-    return [*searched, *its_own, *(n for n in counts if n != length for _ in range(seeds))]
+    searched = max(0, recipe.search.trials - len(row.search))
+    lengths: list[int | None] = [None, *plan.lengths(row.entry, is_a_a=row.is_a_a)]
+    seeds = [steps for steps in lengths for _ in recipe.all_seeds]
+    return [*[None] * searched, *seeds]
 
 
 def stored_costs(

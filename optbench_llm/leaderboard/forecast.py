@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from optbench_llm.leaderboard.agenda import Agenda
@@ -20,7 +20,7 @@ from optbench_llm.leaderboard.measure import measure
 from optbench_llm.leaderboard.plan import Plan
 from optbench_llm.leaderboard.recipe import OptimizerEntry, Recipe
 from optbench_llm.leaderboard.result import TrialResult
-from optbench_llm.leaderboard.store import Store, identity
+from optbench_llm.leaderboard.store import Store
 
 Tell = Callable[[str], None]
 
@@ -101,7 +101,7 @@ def _stores(plan: Plan, given: Path | None) -> dict[int | None, Store]:
     if given is not None and (given / "store.json").exists():
         held = Store.read(given)
         for steps, recipe in candidates.items():
-            if not identity(recipe, plan.inputs).differences(held.identity):
+            if not replace(plan, recipe=recipe).identity.differences(held.identity):
                 return {steps: held}
         return {plan.recipe.training.max_steps: _of(plan, plan.recipe, given)}
     return {
@@ -111,4 +111,4 @@ def _stores(plan: Plan, given: Path | None) -> dict[int | None, Store]:
 
 
 def _of(plan: Plan, recipe: Recipe, path: Path) -> Store:
-    return Store.read(path, identity(recipe, plan.inputs))
+    return Store.read(path, replace(plan, recipe=recipe).identity)

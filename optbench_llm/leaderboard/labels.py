@@ -5,27 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from optbench_llm.leaderboard.plan import RowTrials
+from optbench_llm.leaderboard.plan import RowTrials, baseline_place
 from optbench_llm.leaderboard.recipe import OptimizerEntry, Recipe
 
 
 def labels(recipe: Recipe, rows: Sequence[RowTrials]) -> list[str]:
     """One for each row; the baseline's second row is called after the first, and A/A."""
-    own = iter(_labels(recipe, [row.entry for row in rows if not row.is_a_a]))
-    names = [None if row.is_a_a else next(own) for row in rows]
-    first = baseline_place(recipe, rows)
-    twin = f"{recipe.baseline if first is None else names[first]} A/A"
-    return [twin if name is None else name for name in names]
-
-
-def baseline_place(recipe: Recipe, rows: Sequence[RowTrials]) -> int | None:
-    """Which row the others are compared with: the baseline's with the fewest arguments."""
-    places = [
-        place
-        for place, row in enumerate(rows)
-        if row.entry.spec == recipe.baseline and not row.is_a_a
-    ]
-    return min(places, key=lambda place: len(rows[place].entry.args), default=None)
+    entries = [row.entry for row in rows if not row.is_a_a]
+    own = _labels(recipe, entries)
+    first = baseline_place(recipe, entries)
+    twin = f"{recipe.baseline if first is None else own[first]} A/A"
+    names = iter(own)
+    return [twin if row.is_a_a else next(names) for row in rows]
 
 
 def _labels(recipe: Recipe, entries: Sequence[OptimizerEntry]) -> list[str]:

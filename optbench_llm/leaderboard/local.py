@@ -22,11 +22,28 @@ from optbench_llm.leaderboard.executor import (
     failed_record,
 )
 from optbench_llm.leaderboard.gpus import own_gpus
+from optbench_llm.leaderboard.plan import Plan
 from optbench_llm.leaderboard.process import EXITED, WorkerProcess
 from optbench_llm.leaderboard.trial import TrialSpec
 from optbench_llm.run_record import RunRecord
 
 JOB_ENDS_S = 1.0
+
+
+def worker_setup(plan: Plan, scratch: Path, *, untouched: bool) -> dict[str, Any]:
+    """What a worker must know before its first trial; it writes to ``scratch``.
+
+    ``untouched`` asks for the losses of the model before any training.
+    """
+    recipe, inputs = plan.recipe, plan.inputs
+    return {
+        "inputs": {"model": inputs.model_fingerprint, "data": inputs.data_fingerprint},
+        "model": recipe.model,
+        "data": recipe.data.model_dump(mode="json"),
+        "training": recipe.training.model_dump(mode="json"),
+        "scratch": str(scratch.resolve()),
+        "untouched": untouched,
+    }
 
 
 @dataclass
@@ -100,10 +117,12 @@ class LocalExecutor:
         threads = threads_per_process(self.workers * self.processes)
         gpus = own_gpus(number, self.workers, self.processes)
         # Only the first worker measures the untouched model, and only once.
-        baseline = self.setup["baseline"] and number == 1
         setup = {
-            **self.setup, "baseline": baseline, "threads": threads, "processes": self.processes,
-        }  # fmt: skip
+            **self.setup,
+            "untouched": self.setup["untouched"] and number == 1,
+            "threads": threads,
+            "processes": self.processes,
+        }
         self._running[WorkerProcess(number, setup, self._inbox, log, gpus)] = None
 
     def _next_events(self) -> Iterator[Event]:
@@ -117,7 +136,7 @@ class LocalExecutor:
         running = self._running[worker]
         kind = message["event"]
         if kind == "ready":
-            self.setup["baseline"] = False
+            self.setup["untouched"] = False
             self._ever_ready = True
             del self._failed_starts[worker.number]
             yield Ready(worker.number, Facts(**message["facts"]))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from statistics import fmean
 from typing import TYPE_CHECKING
 
 from optbench_llm.catalog import parse_spec
-from optbench_llm.leaderboard.costs import at_equal_cost, costs, seconds
+from optbench_llm.leaderboard.costs import at_equal_cost, costs, mean_of_all, seconds
 from optbench_llm.leaderboard.environment import Environment
 from optbench_llm.leaderboard.gathered import Gathered, gather, status
 from optbench_llm.leaderboard.judgement import (
@@ -18,8 +17,8 @@ from optbench_llm.leaderboard.judgement import (
     judge,
     trained_on_other_data,
 )
-from optbench_llm.leaderboard.labels import baseline_place, labels
-from optbench_llm.leaderboard.plan import RowTrials
+from optbench_llm.leaderboard.labels import labels
+from optbench_llm.leaderboard.plan import RowTrials, baseline_place
 from optbench_llm.leaderboard.recipe import Recipe
 from optbench_llm.leaderboard.result import TrialResult
 from optbench_llm.leaderboard.rows import Row, SeedRun
@@ -47,7 +46,7 @@ def build_board(
     gathered = [gather(row, results) for row in plan_rows]
     begun = [place for place, row in enumerate(gathered) if row.results]
     found = [gathered[place] for place in begun]
-    baseline = baseline_place(recipe, [row.planned for row in found])
+    baseline = _baseline(recipe, found)
     rows = [_row(recipe, row, names[place]) for place, row in zip(begun, found, strict=True)]
     rows = _tuned(recipe, rows, found, baseline, untouched)
     other_data = trained_on_other_data(
@@ -71,6 +70,13 @@ def build_board(
         not_begun=tuple(name for place, name in enumerate(names) if place not in begun),
         measured_elsewhere=sum(_is_from_elsewhere(row, environment) for row in found),
     )
+
+
+def _baseline(recipe: Recipe, found: Sequence[Gathered]) -> int | None:
+    """The place of the baseline's first row."""
+    places = [place for place, row in enumerate(found) if not row.planned.is_a_a]
+    first = baseline_place(recipe, [found[place].planned.entry for place in places])
+    return None if first is None else places[first]
 
 
 def ranked(rows: Iterable[Row], metric: str) -> list[Row]:
@@ -105,9 +111,9 @@ def _row(recipe: Recipe, row: Gathered, label: str) -> Row:
         label=label,
         status=its_status,
         reason=reason,
-        test_loss=_mean(record.test_loss for record in finished),
-        train_loss=_mean(record.train_loss for record in finished),
-        eval_loss=_mean(record.eval_loss for record in finished),
+        test_loss=mean_of_all(record.test_loss for record in finished),
+        train_loss=mean_of_all(record.train_loss for record in finished),
+        eval_loss=mean_of_all(record.eval_loss for record in finished),
         published_loss=_published_loss(entry.spec),
         lr=row.planned.lr,
         seed=only.trial.seed if only else None,
@@ -117,9 +123,9 @@ def _row(recipe: Recipe, row: Gathered, label: str) -> Row:
         weight_decay=_weight_decay(results[0]) if results else None,
         arguments=dict(entry.args),
         hyperparameters=records[0].hyperparameters if records else None,
-        initial_eval_loss=_mean(record.initial_eval_loss for record in records),
-        first_loss=_mean(record.first_loss for record in records),
-        last_loss=_mean(record.last_loss for record in records),
+        initial_eval_loss=mean_of_all(record.initial_eval_loss for record in records),
+        first_loss=mean_of_all(record.first_loss for record in records),
+        last_loss=mean_of_all(record.last_loss for record in records),
         engine=", ".join(sorted(engines)) or None,
         rule_version=results[0].trial.rule_version if results else "",
         batches_hash=only.record.batches_hash if only else None,
@@ -191,13 +197,6 @@ def _with_equivalent_steps(
             row = replace(row, verdict=verdict)
         filled.append(row)
     return filled
-
-
-def _mean(losses: Iterable[float | None]) -> float | None:
-    """The mean of all; None where one is missing."""
-    known = list(losses)
-    numbers = [loss for loss in known if loss is not None]
-    return fmean(numbers) if numbers and len(numbers) == len(known) else None
 
 
 def _published_loss(text: str) -> float | None:

@@ -10,10 +10,9 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from optbench_llm.leaderboard.executor import Facts, Finished, Ready, Started, Stepped
-from optbench_llm.leaderboard.local import LocalExecutor
+from optbench_llm.leaderboard.local import LocalExecutor, worker_setup
 from optbench_llm.leaderboard.plan import Plan
 from optbench_llm.leaderboard.recipe import OptimizerEntry, Recipe
 from optbench_llm.leaderboard.trial import TrialSpec, trial_of
@@ -114,7 +113,7 @@ def measure(
     step_times: dict[int, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="optbench-measure-") as folder:
         executor = LocalExecutor(
-            setup=_setup(plan, few_blocks, folder),
+            setup=worker_setup(_evaluating(plan, few_blocks), Path(folder), untouched=False),
             workers=workers,
             processes=recipe.processes_per_trial,
             log_folder=Path(folder),
@@ -150,17 +149,11 @@ def _few_steps(recipe: Recipe, entry: OptimizerEntry) -> TrialSpec:
     return replace(trial, engine="eager", planned_steps=STEPS)
 
 
-def _setup(plan: Plan, eval_blocks: int, folder: str) -> dict[str, Any]:
-    recipe, inputs = plan.recipe, plan.inputs
-    training = recipe.training.model_copy(update={"max_eval_blocks": eval_blocks})
-    return {
-        "inputs": {"model": inputs.model_fingerprint, "data": inputs.data_fingerprint},
-        "model": recipe.model,
-        "data": recipe.data.model_dump(mode="json"),
-        "training": training.model_dump(mode="json"),
-        "scratch": folder,
-        "baseline": False,
-    }
+def _evaluating(plan: Plan, blocks: int) -> Plan:
+    """The same plan, of which trials evaluate so many blocks."""
+    recipe = plan.recipe
+    training = recipe.training.model_copy(update={"max_eval_blocks": blocks})
+    return replace(plan, recipe=recipe.model_copy(update={"training": training}))
 
 
 def _timed(event: Finished, ended: list[float], facts: Facts | None) -> _Timed:

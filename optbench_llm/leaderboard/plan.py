@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from optbench_llm.data import data_fingerprint
@@ -80,11 +80,10 @@ class Plan:
         return baseline.model_copy(update={"lr": offset})
 
     def baseline_row(self) -> OptimizerEntry | None:
-        """What tuned rows are compared with, if the recipe lists it; with arguments, if only so."""
-        if self.recipe.its_track != "tuned":
-            return None
-        rows = [e for e in self.recipe.optimizers if e.spec == self.recipe.baseline]
-        return min(rows, key=lambda entry: len(entry.args), default=None)
+        """What tuned rows are compared with, if the recipe lists it."""
+        rows = self.recipe.optimizers
+        place = baseline_place(self.recipe, rows) if self.recipe.its_track == "tuned" else None
+        return None if place is None else rows[place]
 
     def row(
         self,
@@ -113,8 +112,15 @@ class Plan:
         seeds = len(recipe.all_seeds)
         if recipe.its_track != "tuned":
             return seeds
-        lengths = 0 if is_a_a or entry != self.baseline_row() else len(self._lengths())
-        return recipe.search.trials + seeds * (1 + lengths)
+        return recipe.search.trials + seeds * (1 + len(self.lengths(entry, is_a_a=is_a_a)))
+
+    def lengths(self, entry: OptimizerEntry, *, is_a_a: bool = False) -> list[int]:
+        """The other lengths that a row is run at, in steps: of the tuned baseline alone."""
+        steps = self.recipe.training.max_steps
+        if steps is None or is_a_a or entry != self.baseline_row():
+            return []
+        lengths = {max(1, round(steps * budget)) for budget in self.recipe.baseline_budgets}
+        return sorted(lengths - {steps})
 
     def check(self) -> None:
         """Raise ValueError where an optimizer does not take what the recipe sets for it."""
@@ -151,7 +157,8 @@ class Plan:
         if won is None:
             return row
         seeds = self._seeds(entry, won.lr)
-        budgets = {} if is_a_a or entry != self.baseline_row() else self._budgets(entry, won.lr)
+        lengths = self.lengths(entry, is_a_a=is_a_a)
+        budgets = {count: self._seeds(entry, won.lr, count) for count in lengths}
         return replace(row, lr=won.lr, seeds=seeds, budgets=budgets)
 
     def _seeds(
@@ -161,17 +168,6 @@ class Plan:
         return tuple(
             trial_of(recipe, entry, lr, seed, max_steps=max_steps) for seed in recipe.all_seeds
         )
-
-    def _budgets(self, entry: OptimizerEntry, lr: float) -> dict[int, tuple[TrialSpec, ...]]:
-        return {count: self._seeds(entry, lr, count) for count in self._lengths()}
-
-    def _lengths(self) -> list[int]:
-        """The other lengths that the baseline is run at, in steps."""
-        steps = self.recipe.training.max_steps
-        if steps is None:
-            return []
-        lengths = {max(1, round(steps * budget)) for budget in self.recipe.baseline_budgets}
-        return sorted(lengths - {steps})
 
     def _with_engine(self, row: RowTrials, results: Results) -> RowTrials:
         """The row with all its trials told how to run: by what it has compiled or not before."""
@@ -189,6 +185,15 @@ class Plan:
 
         budgets = {steps: told(trials) for steps, trials in row.budgets.items()}
         return replace(row, search=told(row.search), seeds=told(row.seeds), budgets=budgets)
+
+
+def baseline_place(recipe: Recipe, entries: Sequence[OptimizerEntry]) -> int | None:
+    """Which of these rows the others are compared with: the baseline's with the fewest arguments.
+
+    None where it is not among them.
+    """
+    places = [place for place, entry in enumerate(entries) if entry.spec == recipe.baseline]
+    return min(places, key=lambda place: len(entries[place].args), default=None)
 
 
 def make_plan(recipe: Recipe) -> Plan:

@@ -14,7 +14,7 @@ from optbench_llm.leaderboard.forecast import Tell, forecast
 from optbench_llm.leaderboard.memory_estimate import estimated_mem_bytes
 from optbench_llm.leaderboard.plan import Plan, RowTrials
 from optbench_llm.leaderboard.recipe import Recipe
-from optbench_llm.leaderboard.store import Store, identity
+from optbench_llm.leaderboard.store import Store
 from optbench_llm.terminal import MISSING, make_console, plain_table
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def print_plan(
         ValueError: model, data or store cannot be used.
     """
     recipe, console = plan.recipe, make_console()
-    store = Store.read(path, identity(recipe, plan.inputs))
+    store = Store.read(path, plan.identity)
     agenda = Agenda(plan, store.by_id)
 
     def say(text: str) -> None:

@@ -27,7 +27,8 @@ from optbench_llm.leaderboard.optimizer_settings import (
     declared_lr,
     takes_weight_decay,
 )
-from optbench_llm.leaderboard.yaml_file import YamlFile, read_yaml
+from optbench_llm.leaderboard.recipe_faults import told_faults
+from optbench_llm.leaderboard.yaml_file import read_yaml
 
 Schedule = Literal["constant", "linear", "cosine"]
 Track = Literal["reference", "declared", "tuned"]
@@ -334,7 +335,7 @@ def load_recipe(name_or_path: str) -> Recipe:
     try:
         return Recipe.model_validate(file.values)
     except ValidationError as error:
-        raise ValueError(_faults(error, str(path), file)) from None
+        raise ValueError(told_faults(error, str(path), file, Recipe, _SECTIONS)) from None
 
 
 def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
@@ -353,7 +354,8 @@ def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise ValueError(_faults(error, f"recipe {recipe.name}, as changed", None)) from None
+        source = f"recipe {recipe.name}, as changed"
+        raise ValueError(told_faults(error, source, None, Recipe, _SECTIONS)) from None
 
 
 def _recipe_path(name_or_path: str) -> Path:
@@ -371,36 +373,3 @@ def _recipe_path(name_or_path: str) -> Path:
         f"{name_or_path}: no recipe of that name; {hint}"
         f"shipped: {', '.join(shipped)}; or give the path of a .yaml file"
     )
-
-
-def _faults(error: ValidationError, source: str, file: YamlFile | None) -> str:
-    details = error.errors()
-    if file is not None:
-        details.sort(key=lambda detail: file.line(tuple(detail["loc"])) or 0)
-    return "\n".join(_fault(detail, source, file) for detail in details)
-
-
-def _fault(detail: Any, source: str, file: YamlFile | None) -> str:
-    location: tuple[str | int, ...] = tuple(detail["loc"])
-    line = file.line(location) if file else None
-    where = f"{source}:{line}" if line else source
-    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
-    message = detail["msg"].removeprefix("Value error, ")
-    if detail["type"] == "extra_forbidden":
-        message = f"unknown key; {_nearest_key(location)}"
-    elif detail["type"] == "missing":
-        message = "this key is missing"
-    elif detail["type"] != "value_error":
-        message = message.replace("Input should be", "expected").replace("Field required", "needed")
-        message = f"{message[0].lower()}{message[1:]}"
-    if location and detail["type"] not in ("extra_forbidden", "missing"):
-        got = detail["input"]
-        message += f", got {got!r}" if isinstance(got, str | int | float | bool | None) else ""
-    return f"{where}: {key.lstrip('.')}: {message}" if key else f"{where}: {message}"
-
-
-def _nearest_key(location: tuple[Any, ...]) -> str:
-    section = _SECTIONS[location[0]] if location[1:] else Recipe
-    known = list(section.model_fields)
-    nearest = difflib.get_close_matches(str(location[-1]), known, n=1)
-    return f"nearest: {nearest[0]}" if nearest else f"expected one of {', '.join(known)}"

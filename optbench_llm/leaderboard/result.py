@@ -9,8 +9,6 @@ from optbench_llm.leaderboard.environment import Environment
 from optbench_llm.leaderboard.trial import TrialSpec
 from optbench_llm.run_record import Curves, RunRecord
 
-__all__ = ["FINAL", "Environment", "TrialResult"]
-
 FINAL = ("done", "diverged")
 
 

@@ -27,16 +27,15 @@ from optbench_llm.leaderboard.durable import (
     write_file,
     write_folder,
 )
+from optbench_llm.leaderboard.environment import Environment
 from optbench_llm.leaderboard.faults import first_fault
-from optbench_llm.leaderboard.identity import Identity, identity
+from optbench_llm.leaderboard.identity import Identity
 from optbench_llm.leaderboard.recipe import OptimizerEntry, Schedule
-from optbench_llm.leaderboard.result import Environment, TrialResult
+from optbench_llm.leaderboard.result import TrialResult
 from optbench_llm.leaderboard.trial import TrialSpec
 from optbench_llm.leaderboard.trial_files import copied_files, read_result, result_files
 from optbench_llm.run_record import RunRecord
 from optbench_llm.strict_json import finite_only
-
-__all__ = ["FORMAT", "Identity", "Store", "Untouched", "identity"]
 
 FORMAT = 2
 _IDENTITY, _ROWS, _UNTOUCHED = "store.json", "rows.json", "untouched.json"

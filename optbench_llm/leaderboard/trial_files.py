@@ -18,8 +18,9 @@ from typing import Any
 
 from pydantic import ConfigDict, StrictFloat, StrictStr, TypeAdapter, ValidationError
 
+from optbench_llm.leaderboard.environment import Environment
 from optbench_llm.leaderboard.faults import first_fault
-from optbench_llm.leaderboard.result import Environment, TrialResult
+from optbench_llm.leaderboard.result import TrialResult
 from optbench_llm.leaderboard.trial import TrialSpec
 from optbench_llm.run_record import Curves, RunRecord
 from optbench_llm.strict_json import finite_only

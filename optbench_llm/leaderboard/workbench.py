@@ -118,7 +118,7 @@ class Workbench:
     def _untouched_losses(self) -> tuple[float | None, float | None]:
         """Of the model as it was loaded, on the validation and on the test split."""
         splits = (self._splits.validation, self._splits.test)
-        if not self._setup["baseline"] or not any(map(len, splits)):
+        if not self._setup["untouched"] or not any(map(len, splits)):
             return None, None
         with tempfile.TemporaryDirectory(dir=self._setup["scratch"]) as folder:
             args = OptBenchArguments(
