@@ -228,6 +228,33 @@ def test_a_failure_is_infinitely_bad_now_and_tried_again_next_time(status):
     assert board(plan, results) == board(plan, fresh)
 
 
+def coarse(plan: Plan, status: str) -> tuple[Results, TrialSpec]:
+    """A store killed after a row's first five trials, of which the middle one ended so."""
+    results: Results = {}
+    first = plan.row(plan.recipe.optimizers[0], results).search
+    for trial in first:
+        results[trial.id] = result(trial, outcome(trial))
+    results[first[2].id] = result(first[2], failed(first[2], status, "x"))
+    return results, first[2]
+
+
+@pytest.mark.parametrize("status", ["error", "oom", "timeout", "interrupted"])
+def test_a_search_waits_for_what_is_run_once_more(status):
+    """It does not go on by a failure that may not come again."""
+    plan = plan_of("lion")
+    results, failure = coarse(plan, status)
+    assert Agenda(plan, results).missing() == [failure]
+
+
+@pytest.mark.parametrize("status", ["error", "interrupted"])
+def test_a_table_of_a_store_alone_knows_failures_from_interruptions(status):
+    """Where nothing is to run again a failure counts, and a stop in the middle never does."""
+    plan = plan_of("lion")
+    results, _ = coarse(plan, status)
+    row = plan.row(plan.recipe.optimizers[0], results)
+    assert (len(row.search) > 5) is (status == "error")
+
+
 def test_what_was_interrupted_decides_nothing():
     """It is run again before its row goes on, also within a search."""
     plan, results = plan_of("adamw", "lion"), {}

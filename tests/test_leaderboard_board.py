@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 from collections.abc import Generator, Sequence
 from dataclasses import replace
@@ -28,7 +29,7 @@ from optbench_llm.leaderboard.executor import (
 )
 from optbench_llm.leaderboard.plan import Plan, make_plan
 from optbench_llm.leaderboard.progress import PlainDisplay
-from optbench_llm.leaderboard.recipe import load_recipe
+from optbench_llm.leaderboard.recipe import load_recipe, override
 from optbench_llm.leaderboard.store import Store
 from optbench_llm.leaderboard.trial import TrialSpec
 from optbench_llm.run_record import Curves, RunRecord
@@ -113,6 +114,29 @@ def session(plan: Plan, store: Store, **here: Any) -> _Session:
     """A session that has not begun, on this machine but for ``here``."""
     environment = replace(this_environment(), **here)
     return _Session(plan, store, Agenda(plan, store.by_id), environment, PlainDisplay())
+
+
+class Taking(Script):
+    """An executor that takes what there is, one trial at a time; each is done at once."""
+
+    def run(self, source: Source) -> Generator[Event, None, None]:
+        yield ready()
+        while trial := source.take(1):
+            yield Started(1, trial)
+            record = replace(done(trial), eval_loss=abs(math.log10(trial.lr)), test_loss=1.0)
+            yield Finished(1, trial, record, 1.0)
+
+
+def test_results_lead_to_the_trials_that_follow_from_them(tmp_path):
+    """A tuned board runs to its end: both searches, both rows' seeds, the baseline's lengths."""
+    recipe = load_recipe(str(write_recipe(tmp_path, "adamw")))
+    plan = make_plan(override(recipe, {"track": "tuned", "seeds": None}))
+    with Store.open(tmp_path / "store", plan.identity) as store:
+        begun = session(plan, store)
+        begun.run(Taking())
+        board = begun.write_tables()
+    assert [(row.status, row.finished) for row in board.rows] == [("done", (5, 5))] * 2
+    assert len(store.results) >= 2 * 13 + 2 * 5 - 8
 
 
 @pytest.mark.parametrize(
