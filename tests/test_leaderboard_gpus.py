@@ -197,8 +197,12 @@ def test_a_killed_worker_is_gone_with_all_that_it_started(tmp_path, monkeypatch)
     began = time.monotonic()
     worker.kill()
     assert time.monotonic() - began < 5
-    status = Path(f"/proc/{child}/stat")
-    assert not status.exists() or status.read_text().split(") ")[1][0] == "Z"
+    # It may still be on its way out: what counts is that it has no pages any more.
+    try:
+        pages = Path(f"/proc/{child}/statm").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        pages = "0"
+    assert int(pages.split()[0]) == 0
 
 
 @pytest.mark.parametrize(

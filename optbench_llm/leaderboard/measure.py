@@ -135,12 +135,18 @@ def measure(
                     if kind is not None and event.record.status in ("done", "diverged"):
                         timed[kind] = _timed(event, step_times[event.worker], facts)
                     elif kind is not None:
-                        failed[kind] = event.record.reason or event.record.status
+                        failed[kind] = _why(event.record, limit_s)
                     if time.monotonic() - began - start_s > limit_s:
                         break
     scale = _blocks(recipe, recipe.training.max_eval_blocks) / max(1, _blocks(recipe, few_blocks))
     assert facts is not None or not of_kind
     return Measurement(_costs(timed, scale), failed, (facts.steps or 0) if facts else 0, start_s)
+
+
+def _why(record: RunRecord, limit_s: float) -> str:
+    if record.status == "timeout":
+        return f"{STEPS} steps took more than {limit_s:g} s"
+    return record.reason or record.status
 
 
 def _few_steps(recipe: Recipe, entry: OptimizerEntry) -> TrialSpec:
