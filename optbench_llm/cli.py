@@ -90,13 +90,23 @@ def list_(
         typer.Option(help="Only with so many bytes of fp32 state per parameter, or fewer."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Write them as a picture over the years."),
+    ] = None,
 ) -> None:
     """List the optimizers of the catalog."""
     with _ending_without_traceback():
         from optbench_llm.catalog_pages import Selection, list_json, print_list
 
         selection = Selection(pattern, category, scope, year, since, max_state_bytes)
-        if as_json:
+        if html is not None:
+            from optbench_llm.report.page import write_page
+            from optbench_llm.report.roadmap import roadmap_page
+
+            write_page(html, roadmap_page(selection.rows()))
+            typer.echo(html)
+        elif as_json:
             _echo_json(list_json(selection))
         else:
             print_list(selection)
@@ -200,6 +210,9 @@ def leaderboard(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan and what it may cost; write nothing.")
     ] = False,
+    live_report: Annotated[
+        bool, typer.Option("--report", help="Write the page anew as trials finish, not only last.")
+    ] = False,
     model: Annotated[str | None, typer.Option(help="Replace the recipe's model.")] = None,
     data: Annotated[str | None, typer.Option(help="Replace the recipe's data source.")] = None,
     max_steps: Annotated[int | None, typer.Option(help="Replace the recipe's budget.")] = None,
@@ -228,8 +241,59 @@ def leaderboard(
             workers=workers,
             dry_run=dry_run,
             budget=budget,
+            live_report=live_report,
         )
     raise typer.Exit(code)
+
+
+@app.command()
+def report(
+    stores: Annotated[
+        list[Path], typer.Argument(metavar="STORE...", help="Folders that leaderboards wrote.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Where to write (default: the store; of several, ./report)."
+        ),
+    ] = None,
+    figures: Annotated[
+        bool, typer.Option("--figures", help="Write each figure as PNG and SVG as well.")
+    ] = False,
+) -> None:
+    """Write the page of one store or of several: index.html, which needs no network."""
+    with _ending_without_traceback():
+        from optbench_llm.report.command import write_report
+
+        written = write_report(stores, out, figures=figures)
+    for path in reversed(written):
+        typer.echo(path)
+
+
+@app.command()
+def push(
+    store: Annotated[Path, typer.Argument(help="A folder that a leaderboard wrote.")],
+    repo: Annotated[str, typer.Option(metavar="USER/NAME", help="On the Hugging Face hub.")],
+    private: Annotated[bool, typer.Option("--private", help="Let nobody else see it.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where what goes up is written (default: STORE/push)."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only write it; nothing goes up.")
+    ] = False,
+) -> None:
+    """Share a store: its results as a data set, its page as a static Space."""
+    with _ending_without_traceback():
+        from optbench_llm.report.push import push as push_store
+        from optbench_llm.report.push import write_folders
+
+        folder = out or store / "push"
+        if dry_run:
+            pushed = write_folders(store, repo, folder)
+        else:
+            pushed = push_store(store, repo, folder, private=private)
+    typer.echo(f"data set: {pushed.dataset}\nspace: {pushed.space}")
 
 
 @app.command()

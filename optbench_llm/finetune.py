@@ -273,9 +273,31 @@ def finetune(
         if record.status == "done":
             loaded.tokenizer.save_pretrained(folder.path)
         folder.write_result(result)
+        if args.push_to_hub and record.status == "done":
+            console.print(f"pushed to {_push(result, args, folder.path)}")
     console.print(result_line(result), soft_wrap=True)
     console.print(f"written to {folder.path}")
     return result
+
+
+def _push(result: dict[str, Any], args: OptBenchArguments, folder: Path) -> str:
+    """Put the trained model and its card on the hub; returns its address."""
+    from huggingface_hub import HfApi
+
+    from optbench_llm.report.model_card import model_card
+
+    repo = args.hub_model_id or folder.resolve().name
+    card = model_card(result, repo.rpartition("/")[2])
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    api = HfApi(token=args.hub_token)
+    url = api.create_repo(repo, private=args.hub_private_repo, exist_ok=True)
+    api.upload_folder(
+        repo_id=url.repo_id,
+        folder_path=folder,
+        ignore_patterns=["checkpoint-*", "_*"],
+        commit_message="End of training",
+    )
+    return str(url)
 
 
 def _decisive_settings(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -14,7 +15,7 @@ from optbench_llm.leaderboard.make_rows import build_board
 from optbench_llm.leaderboard.plan import Plan, RowTrials
 from optbench_llm.leaderboard.recipe import Recipe, load_recipe, override
 from optbench_llm.leaderboard.result import TrialResult
-from optbench_llm.leaderboard.store import Untouched
+from optbench_llm.leaderboard.store import Store, Untouched
 from optbench_llm.leaderboard.table import Board
 from optbench_llm.leaderboard.trial import Inputs, TrialSpec
 from optbench_llm.run_record import Curves, RunRecord
@@ -109,3 +110,14 @@ def cells(board: Board, label: str) -> dict[str, str]:
     titles = split[0]
     (found,) = [line for line in split[2:] if label in line[:2]]
     return dict(zip(titles, found, strict=True))
+
+
+def write_store(fake: Fake, path: Path, board: Board | None = None) -> Board:
+    """A store on the disk of all the trials, with the tables of ``board`` or of them all."""
+    board = fake.board() if board is None else board
+    with Store.open(path, Plan(fake.recipe, Inputs("m", "d")).identity) as store:
+        store.add_rows(fake.recipe.optimizers)
+        for one in fake.results.values():
+            store.put(one.trial, replace(one.record, curves=one.curves()), 1.0, one.environment)
+        store.write(f"leaderboard-{board.recipe.its_track}.json", board.to_json())
+    return board

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,8 +42,16 @@ class Run:
     stopped_by: signal.Signals | None = None
 
 
-def run_leaderboard(plan: Plan, store_path: Path, display: Display, workers: int = 1) -> Run:
+def run_leaderboard(
+    plan: Plan,
+    store_path: Path,
+    display: Display,
+    workers: int = 1,
+    tables_written: Callable[[], None] | None = None,
+) -> Run:
     """Run what the store lacks of ``plan`` and write the tables beside the trials.
+
+    ``tables_written`` is called whenever they are, which is now and then on the way.
 
     Every finished trial is on the disk before the next result is looked at. Ctrl-C, or any other
     KeyboardInterrupt, ends the running trials, which are stored as interrupted, and returns what
@@ -58,7 +66,7 @@ def run_leaderboard(plan: Plan, store_path: Path, display: Display, workers: int
         agenda = Agenda(plan, store.by_id)
         missing = agenda.missing()
         _announce(plan, agenda, store.path, display)
-        session = _Session(plan, store, agenda, this_environment(workers), display)
+        session = _Session(plan, store, agenda, this_environment(workers), display, tables_written)
         stopped_by = None
         if missing:
             executor = LocalExecutor(
@@ -92,7 +100,9 @@ class _Session:
         agenda: Agenda,
         environment: Environment,
         display: Display,
+        tables_written: Callable[[], None] | None,
     ) -> None:
+        self._tables_written = tables_written
         self._plan = plan
         self._store = store
         self._agenda = agenda
@@ -140,11 +150,14 @@ class _Session:
         rows = list(self._rows(plan))
         environment = self._measured_with()
         board = build_board(plan.recipe, rows, results, environment, self._store.untouched)
+        board = replace(board, trials_left=self._agenda.planned() - self._agenda.ended())
         texts = {"json": board.to_json(), "csv": board.to_csv(), "md": board.to_markdown()}
         for suffix, text in texts.items():
             self._store.write(f"leaderboard.{suffix}", text)
             self._store.write(f"leaderboard-{plan.recipe.its_track}.{suffix}", text)
         self._since_tables = 0
+        if self._tables_written is not None:
+            self._tables_written()
         return board
 
     def _rows(self, plan: Plan) -> Iterator[RowTrials]:

@@ -94,7 +94,7 @@ def _all(recipe: Recipe) -> tuple[Column, ...]:
         Column(
             "difference",
             ("difference", f"to {baseline}"),
-            _difference,
+            difference_text,
             f"Difference to {baseline}: of mean {metric}, ± half of its 95 % interval; {DIFFERS}"
             " where it exceeds what chance and the search for the lr may hide (Holm-adjusted p"
             " below 0.05).",
@@ -270,7 +270,8 @@ def _with_half(loss: float | None, interval: Interval | None) -> str | None:
     return f"{loss:.4f}{_half_width(interval)}"
 
 
-def _difference(row: Row) -> str | None:
+def difference_text(row: Row) -> str | None:
+    """The difference to the baseline, half of its interval, and the mark of a claim."""
     verdict = row.verdict
     if verdict.difference is None or verdict.difference_interval is None:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from optbench_llm.leaderboard.board import Run, run_leaderboard
 from optbench_llm.leaderboard.budget import budget_seconds
 from optbench_llm.leaderboard.forecast import Fitted, Tell, default_store, within_budget
 from optbench_llm.leaderboard.optimizer_settings import canonical_spec
-from optbench_llm.leaderboard.plan import make_plan
+from optbench_llm.leaderboard.plan import Plan, make_plan
 from optbench_llm.leaderboard.plan_page import print_plan
 from optbench_llm.leaderboard.progress import open_display
 from optbench_llm.leaderboard.recipe import Recipe, load_recipe, override
@@ -31,10 +32,12 @@ def run_command(
     workers: int,
     dry_run: bool,
     budget: str | None = None,
+    live_report: bool = False,
 ) -> int:
     """Run or, with ``dry_run``, only plan a recipe's leaderboard; returns the exit code.
 
-    A ``budget`` of time, such as ``30m``, cuts the board to what ends within it.
+    A ``budget`` of time, such as ``30m``, cuts the board to what ends within it. The page is
+    written at the end and, as a ``live_report``, whenever the tables are.
 
     Raises:
         ValueError: recipe, changes, specs, budget, model, data or store are not usable.
@@ -54,11 +57,21 @@ def run_command(
     with open_display(make_console()) as display:
         for words in fitted.words:
             display.say(words)
-        run = run_leaderboard(plan, path, display, workers)
+        tables_written = partial(_write_page, path, plan, live=True) if live_report else None
+        run = run_leaderboard(plan, path, display, workers, tables_written)
     _print_run(run, path)
+    if run.board.rows:
+        _write_page(path, plan, live=False)
+        make_console().print(f"{path}/index.html shows it.", highlight=False, markup=False)
     if run.stopped_by is not None:
         return exit_code(run.stopped_by)
     return ALL_RUN if run.any_done else NONE_DONE
+
+
+def _write_page(path: Path, plan: Plan, *, live: bool) -> None:
+    from optbench_llm.report.command import refresh_page
+
+    refresh_page(path, plan.recipe.its_track, live=live)
 
 
 @contextmanager

@@ -161,6 +161,7 @@ def _with_difference(verdict: Verdict, found: statistics.Difference) -> Verdict:
         verdict,
         difference=found.difference,
         difference_interval=(found.low, found.high),
+        claim_margin=found.margin,
         p_adjusted=found.p_adjusted,
         differs=found.differs,
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from optbench_llm.catalog import parse_spec
 from optbench_llm.leaderboard.columns import Column
 from optbench_llm.leaderboard.environment import Environment
 from optbench_llm.leaderboard.recipe import FEWEST_SEEDS, Recipe
@@ -73,7 +72,7 @@ def notes(board: Board, shown: Sequence[Column]) -> list[str]:
     told += _exceptions(recipe, rows)
     told += _untouched(board)
     if "published_loss" in keys:
-        told.append(f"† {_PUBLISHED} {_published_compares(recipe)}")
+        told.append(f"† {_PUBLISHED} {published_compares(recipe)}")
     if board.measured_elsewhere:
         told.append(
             f"{board.measured_elsewhere} of {len(rows)} rows were measured on another machine or "
@@ -140,7 +139,7 @@ def _exceptions(recipe: Recipe, rows: Sequence[Row]) -> list[str]:
     other = [_schedule(row) for row in rows if row.schedule != schedule]
     if other:
         told.append(f"Schedules other than {schedule}: {'; '.join(other)}.")
-    unscaled = [row.label for row in rows if parse_spec(row.optimizer).finds_step_size]
+    unscaled = [row.label for row in rows if row.spec and row.spec.finds_step_size]
     if unscaled and recipe.lr_scale != 1:
         told.append(f"At the declared lr unscaled, of its own step size: {', '.join(unscaled)}.")
     decay = recipe.training.weight_decay
@@ -163,11 +162,12 @@ def _untouched(board: Board) -> list[str]:
 
 
 def _schedule(row: Row) -> str:
-    demanded = row.schedule == "constant" and parse_spec(row.optimizer).demands_constant_lr
+    demanded = row.schedule == "constant" and row.spec and row.spec.demands_constant_lr
     return f"{row.label} {row.schedule}{', as the method demands' if demanded else ''}"
 
 
-def _published_compares(recipe: Recipe) -> str:
+def published_compares(recipe: Recipe) -> str:
+    """What the published losses can be compared with."""
     same = recipe.model in _PUBLISHED_MODELS and recipe.data.source == _PUBLISHED_DATA
     return _PUBLISHED_HERE if same else _PUBLISHED_ELSEWHERE
 

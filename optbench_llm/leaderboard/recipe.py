@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -336,6 +337,21 @@ def load_recipe(name_or_path: str) -> Recipe:
         return Recipe.model_validate(file.values)
     except ValidationError as error:
         raise ValueError(told_faults(error, str(path), file, Recipe, _SECTIONS)) from None
+
+
+def checked_before(values: Mapping[str, Any]) -> Recipe:
+    """The recipe of a table, as it was when a run made it; nothing in it is checked again.
+
+    To check it would take the libraries of its third-party optimizers.
+    """
+    own = {name: values[name] for name in Recipe.model_fields if name in values}
+    for name, section in _SECTIONS.items():
+        match own.get(name):
+            case list(entries):
+                own[name] = [section.model_construct(**entry) for entry in entries]
+            case dict(entry):
+                own[name] = section.model_construct(**entry)
+    return Recipe.model_construct(**own)
 
 
 def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:

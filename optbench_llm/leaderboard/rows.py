@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
+from optbench_llm.catalog import Spec, parse_spec
+from optbench_llm.leaderboard.faults import first_fault
 from optbench_llm.run_record import RunStatus
 
 Interval = tuple[float, float]
@@ -104,7 +110,8 @@ class Verdict:
     """What the statistics of the whole board say of a row; None where they say nothing.
 
     ``difference`` is that of the loss which ranks, the row's less the baseline's, and ``differs``
-    whether more than chance and the search may account for it. ``test_loss_interval`` is over seeds
+    whether more than chance and the search may account for it: none up to ``claim_margin`` is
+    claimed, however sure it is. ``test_loss_interval`` is over seeds
     on these test records, with ``_records`` over other records like these as well.
     ``equivalent_baseline_steps`` are those after which the baseline has this test loss.
     """
@@ -113,6 +120,7 @@ class Verdict:
     test_loss_interval_records: Interval | None = None
     difference: float | None = None
     difference_interval: Interval | None = None
+    claim_margin: float | None = None
     p_adjusted: float | None = None
     differs: bool | None = None
     rank_interval: tuple[int, int] | None = None
@@ -165,6 +173,14 @@ class Row:
         """Whether all its seeds are."""
         return self.status == "done"
 
+    @property
+    def spec(self) -> Spec | None:
+        """What the catalog knows of it; None of a name that only another version has."""
+        try:
+            return parse_spec(self.optimizer)
+        except ValueError:
+            return None
+
     def loss(self, name: str) -> float | None:
         """``test_loss``, ``train_loss`` or ``eval_loss``."""
         return getattr(self, name)
@@ -178,8 +194,35 @@ class Row:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, all on one level."""
         values = dict(vars(self))
-        for part in ("costs", "at_equal_cost", "tuning", "verdict"):
+        for part in _PARTS:
             values |= vars(values.pop(part))
         for runs in ("seeds", "search"):
             values[runs] = [dict(vars(run)) for run in values[runs]]
         return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Row:
+        """The row that `to_dict` gave these values of, through JSON or not.
+
+        Keys that only a later version knows are left out; what an earlier one did not write has
+        its default.
+
+        Raises:
+            ValueError: a key without a default is missing, or has a value of another type; names
+                the first.
+        """
+        own = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        for name, part in _PARTS.items():
+            own[name] = {f.name: values[f.name] for f in fields(part) if f.name in values}
+        try:
+            return _reader().validate_python(own)
+        except ValidationError as error:
+            raise ValueError(first_fault(error)) from None
+
+
+_PARTS = {"costs": Costs, "at_equal_cost": AtEqualCost, "tuning": Tuning, "verdict": Verdict}
+
+
+@cache
+def _reader() -> TypeAdapter[Row]:
+    return TypeAdapter(Row)

@@ -39,13 +39,14 @@ class Moderated:
 class Difference:
     """A row's mean loss less the baseline's, with its 95 % interval.
 
-    ``p`` is of the hypothesis that the difference is within the margins, ``p_adjusted`` after Holm
-    over all rows; the row differs where that is below 0.05.
+    ``margin`` is what a difference must exceed to be claimed; ``p`` is of the hypothesis that it is
+    within it, ``p_adjusted`` after Holm over all rows; the row differs where that is below 0.05.
     """
 
     difference: float
     low: float
     high: float
+    margin: float
     p: float
     p_adjusted: float
     differs: bool
@@ -115,9 +116,11 @@ def compare(
     others = np.delete(np.arange(len(losses)), baseline)
     pairs = _compare_pairs(losses, np.asarray(lr_margins), others, np.full_like(others, baseline))
     compared: list[Difference | None] = [None] * len(losses)
-    columns = (pairs.difference, pairs.half_width, pairs.p, holm(pairs.p))
-    for row, (difference, half, p, adjusted) in zip(others, np.array(columns).T, strict=True):
-        numbers = (difference, difference - half, difference + half, p, adjusted)
+    columns = (pairs.difference, pairs.half_width, pairs.margin, pairs.p, holm(pairs.p))
+    for row, (difference, half, margin, p, adjusted) in zip(
+        others, np.array(columns).T, strict=True
+    ):
+        numbers = (difference, difference - half, difference + half, margin, p, adjusted)
         compared[row] = Difference(*map(float, numbers), differs=bool(adjusted < ALPHA))
     return compared
 
@@ -202,6 +205,7 @@ def loss_intervals_with_records(
 class _Pairs:
     difference: Array
     half_width: Array
+    margin: Array
     p: Array
 
 
@@ -225,7 +229,7 @@ def _compare_pairs(losses: Array, lr_margins: Array, first: Indices, second: Ind
         OF_NOISE * np.sqrt(noise.common), (lr_margins[first] + lr_margins[second]) / 2
     )
     p = np.minimum(1, 2 * _t_tail((np.abs(difference) - margin) / error, df))
-    return _Pairs(difference, _t_975(df) * error, p)
+    return _Pairs(difference, _t_975(df) * error, margin, p)
 
 
 def _prior(variances: Array, d: int, most: float) -> tuple[float, float]:

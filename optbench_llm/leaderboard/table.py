@@ -5,24 +5,27 @@ from __future__ import annotations
 import csv
 import io
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
+
+from pydantic import SkipValidation, TypeAdapter, ValidationError
 
 from optbench_llm.leaderboard.columns import columns
 from optbench_llm.leaderboard.environment import Environment
+from optbench_llm.leaderboard.faults import first_fault
 from optbench_llm.leaderboard.judgement import AA
 from optbench_llm.leaderboard.markdown import markdown
 from optbench_llm.leaderboard.notes import notes
-from optbench_llm.leaderboard.recipe import OptimizerEntry, Recipe
+from optbench_llm.leaderboard.recipe import OptimizerEntry, Recipe, checked_before
 from optbench_llm.leaderboard.rows import Row
+from optbench_llm.leaderboard.store import Untouched
 from optbench_llm.leaderboard.terminal_table import rich_board, shown_columns
 from optbench_llm.leaderboard.trial import canonical_hash
 from optbench_llm.strict_json import finite_only
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
-
-    from optbench_llm.leaderboard.store import Untouched
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,10 @@ class Board:
     ones. Rows are named by their labels: ``baseline`` is what differences are to, ``took_part`` are
     the rows that the statistics rest on, ``other_data`` those that were trained on other batches
     than the others, ``not_begun`` those without a trial. ``measured_elsewhere`` counts rows that
-    were not measured with ``environment``.
+    were not measured with ``environment``, ``trials_left`` trials of this run that are yet to end.
     """
 
-    recipe: Recipe
+    recipe: SkipValidation[Recipe]
     environment: Environment
     rows: tuple[Row, ...]
     entries: tuple[OptimizerEntry, ...] = ()
@@ -48,6 +51,7 @@ class Board:
     other_data: tuple[str, ...] = ()
     not_begun: tuple[str, ...] = ()
     measured_elsewhere: int = 0
+    trials_left: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, plain values without NaN."""
@@ -65,7 +69,10 @@ class Board:
             "untouched": None if self.untouched is None else asdict(self.untouched),
             "noise_between_seeds": self.noise_between_seeds,
             "aa": None if self.aa is None else asdict(self.aa),
+            "took_part": self.took_part,
             "other_data": self.other_data,
+            "not_begun": self.not_begun,
+            "trials_left": self.trials_left,
             "rows": [row.to_dict() for row in self.rows],
         }
         return finite_only(values)
@@ -73,6 +80,31 @@ class Board:
     def to_json(self) -> str:
         """`to_dict` as text."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Board:
+        """The board that `to_json` gave this text of.
+
+        Its recipe is not checked again, which would take the libraries of third-party optimizers;
+        what an earlier version did not write has its default.
+
+        Raises:
+            ValueError: no JSON, or a key is missing or has a value of another type; names it.
+        """
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError("expected a JSON object")
+        values["rows"] = [Row.from_dict(row) for row in values.get("rows", ())]
+        environment = dict(values["environment"])
+        values["measured_elsewhere"] = environment.pop("rows_measured_elsewhere", 0)
+        values["environment"] = environment
+        recipe = checked_before(values.pop("recipe"))
+        own = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        try:
+            board = _reader().validate_python({**own, "recipe": recipe})
+        except ValidationError as error:
+            raise ValueError(first_fault(error)) from None
+        return replace(board, entries=tuple(recipe.optimizers))
 
     def to_csv(self) -> str:
         """One line a row, unrounded; nested values as JSON."""
@@ -99,3 +131,8 @@ class Board:
         if console is None:
             return notes(self, columns(self.recipe, self.rows))
         return notes(self, shown_columns(self, console))
+
+
+@cache
+def _reader() -> TypeAdapter[Board]:
+    return TypeAdapter(Board)

@@ -1,0 +1,1 @@
+"""The page, the figures and what is shared of them: from the tables and trials of stores alone."""

@@ -1,0 +1,108 @@
+"""How an optimizer's standing changes with the model: the same rows on several boards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+from optbench_llm.leaderboard.table import Board
+from optbench_llm.report.agreement import agreement
+from optbench_llm.report.figure import LINES, Figure, Plot, spec_of
+from optbench_llm.report.scales import initial_loss
+from optbench_llm.report.sources import Source
+
+_ROW_HEIGHT = 19
+_SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
+
+
+def coupling(sources: Sequence[Source]) -> Figure | None:
+    """None of fewer than two boards with rows in common."""
+    boards = [(_name(source, sources), source.board) for source in sources if source.board.baseline]
+    standings = {name: _standings(board) for name, board in boards}
+    shared = {
+        label
+        for label in set().union(*standings.values())
+        if sum(label in standing for standing in standings.values()) > 1
+    }
+    if len(standings) < 2 or not shared:
+        return None
+    spread = {label: _spread(label, standings) for label in shared}
+    order = sorted(shared, key=lambda label: (-spread[label], label))
+    records = [
+        {"label": label, "board": name, "standing": standing[label], "spread": spread[label]}
+        for label in order
+        for name, standing in standings.items()
+        if label in standing
+    ]
+    return Figure(
+        "coupling",
+        "The same optimizers on other models",
+        "Each mark is an optimizer's difference to the baseline on one board, in per cent of what "
+        "the baseline gains there over the untouched model: left of 0 is better. Rows whose "
+        "standing changes most from board to board come first. " + _agreements(standings),
+        "Boards may differ in data, steps and tuning as well as in the model.",
+        (Plot("", _spec(order, list(standings))),),
+        {"standings": records},
+    )
+
+
+def _name(source: Source, sources: Sequence[Source]) -> str:
+    """The board's name; with its store where two are called alike."""
+    alike = [other for other in sources if other.name == source.name]
+    return source.name if len(alike) == 1 else f"{source.name} ({source.store})"
+
+
+def _standings(board: Board) -> dict[str, float]:
+    """By row, the difference to the baseline in per cent of the baseline's gain."""
+    metric = board.recipe.ranked_by
+    base = next((row for row in board.rows if row.label == board.baseline), None)
+    loss = None if base is None else base.loss(metric)
+    initial = initial_loss(board)
+    if loss is None or initial is None or initial <= loss:
+        return {}
+    return {
+        row.label: 100 * (found - loss) / (initial - loss)
+        for row in board.rows
+        if row.done and not row.a_a and (found := row.loss(metric)) is not None
+    }
+
+
+def _spread(label: str, standings: dict[str, dict[str, float]]) -> float:
+    found = [standing[label] for standing in standings.values() if label in standing]
+    return max(found) - min(found)
+
+
+def _agreements(standings: dict[str, dict[str, float]]) -> str:
+    told = []
+    for (first, one), (second, other) in combinations(standings.items(), 2):
+        both = [label for label in one if label in other]
+        found = agreement([one[label] for label in both], [other[label] for label in both])
+        if found is not None:
+            told.append(f"{first} and {second}: {found.in_words}.")
+    return " ".join(told)
+
+
+def _spec(order: list[str], boards: list[str]) -> dict[str, Any]:
+    import altair as alt
+
+    def among(values: Sequence[str]) -> Any:
+        return alt.Scale(
+            domain=boards, range=[values[place % len(values)] for place in range(len(boards))]
+        )
+
+    legend = alt.Legend(title=None, orient="top", columns=1, labelLimit=300)
+    y = alt.Y("label:N", sort=order, title=None, axis=alt.Axis(labelLimit=150))
+    base = alt.Chart(alt.NamedData("standings")).encode(y=y)
+    points = base.mark_point(filled=True, size=65, opacity=0.9).encode(
+        x=alt.X("standing:Q", title="difference to the baseline, % of its gain"),
+        color=alt.Color("board:N", scale=among(LINES), legend=legend),
+        shape=alt.Shape("board:N", scale=among(_SHAPES), legend=legend),
+        tooltip=[
+            alt.Tooltip("label:N", title="optimizer"),
+            alt.Tooltip("board:N"),
+            alt.Tooltip("standing:Q", title="% of the baseline's gain", format="+.2f"),
+            alt.Tooltip("spread:Q", title="spread over boards", format=".2f"),
+        ],
+    )
+    return spec_of(points.properties(width="container", height=_ROW_HEIGHT * len(order)))

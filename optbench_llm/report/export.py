@@ -1,0 +1,39 @@
+"""The figures of a board as PNG and SVG files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from optbench_llm.report.figure import Figure, with_data
+
+#: The width, in pixels, of what fills a page.
+_WIDTH = 760
+_CONFIG: dict[str, Any] = {
+    "background": "white",
+    "font": "DejaVu Sans, sans-serif",
+    "view": {"stroke": None},
+    "axis": {"gridColor": "#d0d7de", "domainColor": "#d0d7de", "tickColor": "#d0d7de"},
+}
+
+
+def export(figure: Figure, folder: Path, prefix: str = "") -> list[Path]:
+    """Write every plot of the figure in both forms; returns the files.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    import vl_convert
+
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    for plot in figure.plots:
+        spec = with_data(figure, plot.spec) | {"config": _CONFIG, "title": figure.title}
+        if spec.get("width") == "container":
+            spec["width"] = _WIDTH
+        name = "-".join(part.replace(" ", "-") for part in (prefix, figure.id, plot.name) if part)
+        png, svg = folder / f"{name}.png", folder / f"{name}.svg"
+        png.write_bytes(vl_convert.vegalite_to_png(spec, scale=1.5))
+        svg.write_text(vl_convert.vegalite_to_svg(spec), encoding="utf-8")
+        written += [png, svg]
+    return written

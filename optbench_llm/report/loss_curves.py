@@ -1,0 +1,126 @@
+"""Train loss on the way: means over seeds, by step, pass, second or token."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+from optbench_llm.leaderboard.rows import Row
+from optbench_llm.report.figure import ALIKE, DASHES, LINES, Figure, Plot, spec_of
+from optbench_llm.report.sources import Source
+from optbench_llm.run_record import Curves
+
+#: Of each curve.
+POINTS = 60
+_SHOWN_FIRST = 6
+_HEIGHT = 380
+_AXES = {
+    "step": "step",
+    "pass": "forward and backward passes",
+    "second": "seconds",
+    "token": "tokens",
+}
+
+
+def loss_curves(source: Source) -> tuple[Figure | None, list[str]]:
+    """The figure, None where no row has a finished seed, and what could not be read."""
+    records: list[dict[str, Any]] = []
+    faults: list[str] = []
+    for row in source.board.rows:
+        try:
+            records += _records(row, source.curves(row))
+        except ValueError as error:
+            faults.append(str(error))
+    if not records:
+        return None, faults
+    told = {record["label"] for record in records}
+    labels = [row.label for row in source.board.rows if row.label in told]
+    baseline = [label for label in [source.board.baseline] if label in told]
+    chosen = list(dict.fromkeys([*baseline, *labels[:_SHOWN_FIRST]]))
+    known = [key for key in _AXES if any(record[key] is not None for record in records)]
+    figure = Figure(
+        "loss-curves",
+        "Loss curves",
+        "Train loss on the way, each point the mean over seeds of a stretch of steps. The coloured "
+        "curves are the rows that are ticked in the table; point at any other to see its name.",
+        "Train loss is no test loss: a row that learns its batches fast need not be the best.",
+        tuple(Plot(f"by {key}", _spec(key, chosen)) for key in known),
+        {"curves": records},
+    )
+    return figure, faults
+
+
+def _records(row: Row, curves: Sequence[Curves]) -> list[dict[str, Any]]:
+    """A row's mean curve in at most `POINTS` points, each the mean of as many steps."""
+    runs = [curve.losses for curve in curves if curve.losses]
+    if not runs:
+        return []
+    steps = min(len(losses) for losses in runs)
+    passes = list(accumulate(curves[0].step_passes or [1.0] * steps))
+    seconds = row.costs.train_wall_s
+    if seconds is not None:
+        seconds -= row.costs.compile_s or 0.0
+    records: list[dict[str, Any]] = []
+    count = min(POINTS, steps)
+    for place in range(count):
+        begin, end = place * steps // count, (place + 1) * steps // count
+        found = [loss for losses in runs for loss in losses[begin:end] if loss is not None]
+        if not found:
+            continue
+        part = passes[end - 1] / passes[steps - 1]
+        records.append(
+            {
+                "label": row.label,
+                "loss": _six(sum(found) / len(found)),
+                "step": end,
+                "pass": _six(passes[end - 1]),
+                "second": None if seconds is None else _six(seconds * part),
+                "token": None if not row.costs.tokens else row.costs.tokens * end // steps,
+            }
+        )
+    return records
+
+
+def _six(value: float) -> float:
+    """Six digits: a page is to be small."""
+    return float(f"{value:.6g}")
+
+
+def _spec(key: str, chosen: list[str]) -> dict[str, Any]:
+    import altair as alt
+
+    picked = alt.param(name="chosen", value=chosen)
+    hover = alt.selection_point(
+        name="hover", fields=["label"], on="pointerover", nearest=True, empty=False
+    )
+    place = "indexof(chosen, datum.label)"
+    base = alt.Chart(alt.NamedData("curves")).encode(
+        x=alt.X(f"{key}:Q", title=_AXES[key]),
+        y=alt.Y("loss:Q", title="train loss", scale=alt.Scale(zero=False)),
+        detail="label:N",
+    )
+    others = base.mark_line(color=ALIKE, strokeWidth=1, opacity=0.3)
+    coloured = (
+        base.transform_filter(f"{place} >= 0")
+        .transform_calculate(
+            colour=f"{json.dumps(LINES)}[{place} % {len(LINES)}]",
+            dash=f"{json.dumps(DASHES)}[floor({place} / {len(LINES)}) % {len(DASHES)}]",
+        )
+        .mark_line(strokeWidth=1.8)
+        .encode(
+            color=alt.Color("colour:N", scale=None),
+            strokeDash=alt.StrokeDash("dash:N", scale=None),
+        )
+    )
+    near = base.mark_point(size=40, filled=True, color=ALIKE).encode(
+        opacity=alt.condition(hover, alt.value(1), alt.value(0)),
+        tooltip=[
+            alt.Tooltip("label:N", title="optimizer"),
+            alt.Tooltip("loss:Q", format=".4f"),
+            alt.Tooltip(f"{key}:Q", title=_AXES[key], format=".6g"),
+        ],
+    )
+    chart = alt.layer(others, coloured, near.add_params(hover)).add_params(picked)
+    return spec_of(chart.properties(width="container", height=_HEIGHT))

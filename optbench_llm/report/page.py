@@ -1,0 +1,173 @@
+"""The page: one file that opens from a disk, with everything in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from optbench_llm.leaderboard.notes import headline, warnings
+from optbench_llm.leaderboard.rows import Row
+from optbench_llm.report.coupling import coupling
+from optbench_llm.report.figure import DASHES, LINES, Figure
+from optbench_llm.report.forest import forest
+from optbench_llm.report.gain_cost import gain_cost
+from optbench_llm.report.loss_curves import loss_curves
+from optbench_llm.report.lr_panels import lr_panels
+from optbench_llm.report.page_table import PageTable, page_table
+from optbench_llm.report.published import published
+from optbench_llm.report.sources import Source
+from optbench_llm.strict_json import finite_only
+
+INDEX = "index.html"
+
+
+@dataclass(frozen=True)
+class Section:
+    """One board of the page."""
+
+    id: str
+    source: Source
+    headline: str
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+    figures: tuple[Figure, ...]
+    table: PageTable
+    failed: tuple[Row, ...]
+    recipe: str
+    command: str
+
+    @property
+    def progress(self) -> str:
+        """How far its sweep is, where it is under way."""
+        left = self.source.board.trials_left
+        return f"{left} trials are yet to run" if left else ""
+
+
+def make_page(sources: Sequence[Source], *, live: bool = False) -> str:
+    """The page as text; a ``live`` one loads itself again while it is looked at."""
+    sections = [_section(f"board-{place}", source) for place, source in enumerate(sources)]
+    shared = coupling(sources)
+    return render(
+        "page.html",
+        title=" and ".join(dict.fromkeys(section.source.board.recipe.name for section in sections)),
+        sections=sections,
+        coupling=shared,
+        data=_data(sections, shared),
+        live=live,
+    )
+
+
+def render(template: str, *, data: Any, **values: Any) -> str:
+    """A page of ``templates``, with its styles, scripts and data within it."""
+    return (
+        _templates()
+        .get_template(template)
+        .render(
+            css=_text("page.css"),
+            script=_text("page.js"),
+            vega=_vega(),
+            data=_in_script(data),
+            **values,
+        )
+    )
+
+
+def figures_of(source: Source) -> tuple[tuple[Figure, ...], list[str]]:
+    """The figures that the board has something to show in, and what could not be read for them."""
+    board = source.board
+    curves, faults = loss_curves(source)
+    found = (forest(board), lr_panels(board), gain_cost(board), curves, published(board))
+    return tuple(figure for figure in found if figure is not None), faults
+
+
+def _section(id: str, source: Source) -> Section:
+    board = source.board
+    figures, faults = figures_of(source)
+    return Section(
+        id=id,
+        source=source,
+        headline=headline(board.recipe),
+        warnings=tuple(warnings(board)),
+        notes=(*board.notes(), *(f"Not in the loss curves: {fault}" for fault in faults)),
+        figures=figures,
+        table=page_table(board),
+        failed=tuple(row for row in board.rows if not row.done),
+        recipe=_yaml(board.to_dict()["recipe"]),
+        command=_command(source),
+    )
+
+
+def _yaml(recipe: dict[str, Any]) -> str:
+    """The recipe as a file that the command takes."""
+    import yaml
+
+    values = {key: value for key, value in recipe.items() if key != "hash" and value is not None}
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def _command(source: Source) -> str:
+    recipe = source.board.recipe
+    return f"optbench-llm leaderboard recipe.yaml --track {recipe.its_track} --store NEW"
+
+
+def _data(sections: Sequence[Section], shared: Figure | None) -> dict[str, Any]:
+    """Plots and their records by the place that shows them."""
+    figures = {f"{s.id}-{figure.id}": figure for s in sections for figure in s.figures}
+    if shared is not None:
+        figures[shared.id] = shared
+    told: dict[str, Any] = {"lines": {"lines": LINES, "dashes": DASHES}}
+    return told | {
+        place: {
+            "plots": [{"spec": plot.spec, "narrow": plot.narrow} for plot in figure.plots],
+            "data": figure.data,
+        }
+        for place, figure in figures.items()
+    }
+
+
+def _in_script(data: Any) -> str:
+    """JSON that nothing in it ends before its end, whatever its strings are."""
+    text = json.dumps(finite_only(data), separators=(",", ":"), allow_nan=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+@cache
+def _vega() -> str:
+    import vl_convert
+
+    return vl_convert.javascript_bundle().replace("</script", "<\\/script")
+
+
+@cache
+def _templates() -> Any:
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("optbench_llm.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _text(name: str) -> str:
+    return resources.files("optbench_llm.report").joinpath("templates", name).read_text("utf-8")
+
+
+def write_page(path: Path, text: str) -> None:
+    """Write a page, whole or not at all.
+
+    Raises:
+        ValueError: the disk is full or the folder cannot be written.
+    """
+    from optbench_llm.leaderboard.durable import refusing, write_file
+
+    with refusing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, text.encode())

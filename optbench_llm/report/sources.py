@@ -1,0 +1,99 @@
+"""What a page is made of: the boards of stores, and the loss curves of their trials."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from optbench_llm.leaderboard.rows import Row
+from optbench_llm.leaderboard.table import Board
+from optbench_llm.leaderboard.trial_files import read_result
+from optbench_llm.run_record import Curves
+
+#: The track that claims most comes first.
+_TRACKS = ("tuned", "declared", "reference")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A board, the store that its trials are in, and when its table was written."""
+
+    board: Board
+    store: Path
+    written: datetime
+
+    @property
+    def name(self) -> str:
+        """The recipe's name, and its track where a reader may think of another."""
+        recipe = self.board.recipe
+        track = recipe.its_track
+        return recipe.name if track in recipe.name else f"{recipe.name}, {track}"
+
+    @property
+    def file_name(self) -> str:
+        """A name for files: the store's folder and the track."""
+        return f"{self.store.resolve().name}-{self.board.recipe.its_track}"
+
+    def curves(self, row: Row) -> list[Curves]:
+        """What each finished seed of a row has many values of.
+
+        Raises:
+            ValueError: a trial is missing or damaged; names its folder and what to do.
+        """
+        return [self._curves(row, run.trial) for run in row.seeds if run.status == "done"]
+
+    def _curves(self, row: Row, id: str) -> Curves:
+        folders = [f for f in self._folders() if f.endswith(f"-{id}")]
+        if not folders:
+            raise ValueError(f"{self.store}: the trial {id} of {row.label} is missing")
+        return read_result(self.store / "trials" / folders[0]).curves()
+
+    def _folders(self) -> list[str]:
+        trials = self.store / "trials"
+        return os.listdir(trials) if trials.is_dir() else []
+
+
+def read_sources(stores: Sequence[Path]) -> list[Source]:
+    """The boards of the stores, every track of each; no store is written to.
+
+    Raises:
+        ValueError: a folder is no store, holds no table, or one that is damaged; says what to do.
+    """
+    return [source for store in stores for source in _of_store(store)]
+
+
+def _of_store(store: Path) -> Iterator[Source]:
+    tables = [store / f"leaderboard-{track}.json" for track in _TRACKS]
+    found = [path for path in tables if path.is_file()]
+    found = found or [path for path in [store / "leaderboard.json"] if path.is_file()]
+    if not found:
+        raise ValueError(_nothing_in(store))
+    for path in found:
+        try:
+            board = Board.from_json(path.read_bytes())
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            what = f"no key {error}" if isinstance(error, KeyError) else error
+            raise ValueError(
+                f"{path}: is no whole table ({what}); "
+                f"optbench-llm leaderboard RECIPE --store {store} writes it anew"
+            ) from error
+        yield Source(board, store, datetime.fromtimestamp(path.stat().st_mtime, timezone.utc))
+
+
+def _nothing_in(store: Path) -> str:
+    if not store.exists():
+        return f"{store}: no such folder; a store is what optbench-llm leaderboard --store wrote"
+    if (store / "store.json").is_file():
+        return (
+            f"{store}: holds trials and no table of them yet; "
+            f"optbench-llm leaderboard RECIPE --store {store} writes it"
+        )
+    if (store / "recipe.json").is_file():
+        return (
+            f"{store}: was written by an older version of optbench-llm; convert it: "
+            f"optbench-llm convert {store} --into NEW"
+        )
+    return f"{store}: holds no store (no store.json)"
