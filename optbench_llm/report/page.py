@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from optbench_llm.cache import cache_dir, read_checked, write_checked
 from optbench_llm.leaderboard.notes import headline, warnings
 from optbench_llm.leaderboard.rows import Row
 from optbench_llm.report.coupling import coupling
@@ -138,9 +140,15 @@ def _in_script(data: Any) -> str:
 
 @cache
 def _vega() -> str:
+    """Vega's scripts; bundling them takes seconds, so the user's cache keeps them."""
+    memo = cache_dir() / "vega" / f"{version('vl-convert-python')}.js"
+    if known := read_checked(memo):
+        return known.decode()
     import vl_convert
 
-    return vl_convert.javascript_bundle().replace("</script", "<\\/script")
+    text = vl_convert.javascript_bundle().replace("</script", "<\\/script")
+    write_checked(memo, text.encode())
+    return text
 
 
 @cache
