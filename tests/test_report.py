@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 
 from optbench_llm.catalog import list_optimizers, optimizer_info
 from optbench_llm.cli import app
+from optbench_llm.leaderboard.columns import difference_text
 from optbench_llm.leaderboard.table import Board
 from optbench_llm.report.agreement import agreement
-from optbench_llm.report.coupling import coupling
+from optbench_llm.report.coupling import coupling, side_by_side
 from optbench_llm.report.dataset import write_dataset
 from optbench_llm.report.export import export
 from optbench_llm.report.forest import forest
@@ -25,6 +26,7 @@ from optbench_llm.report.loss_curves import POINTS, loss_curves
 from optbench_llm.report.lr_panels import lr_panels
 from optbench_llm.report.model_card import model_card
 from optbench_llm.report.page import figures_of, make_page
+from optbench_llm.report.page_table import page_table
 from optbench_llm.report.published import published
 from optbench_llm.report.push import write_folders
 from optbench_llm.report.roadmap import roadmap, roadmap_page
@@ -142,6 +144,7 @@ def test_every_track_of_a_store_is_a_board_and_the_tuned_one_comes_first(tmp_pat
     page = make_page(sources)
     assert "tiny-tuned, declared" in page
     assert "what a person gets who tunes nothing" in page
+    assert all(part in page for part in ("<dd>m</dd>", "<dd>d</dd>", "Some CPU", "torch 2.13"))
 
 
 def test_the_forest_draws_claims_by_verdict_and_what_is_not_claimed(source):
@@ -180,6 +183,9 @@ def test_a_board_without_intervals_has_no_forest():
     board = Fake(tuned_recipe("adamw", "lion", track="declared", seeds=[1]), outcome).board()
     assert forest(board) is None
     assert lr_panels(board) is None
+    keys = [column.key for column in page_table(board).columns]
+    assert "rank" not in keys
+    assert "rank_interval" not in keys
 
 
 def test_panels_show_all_that_was_tried_and_what_failed(source):
@@ -307,6 +313,13 @@ def test_coupling_is_the_difference_in_parts_of_the_baselines_gain(tmp_path, sto
     assert found == pytest.approx(expected)
     assert "Spearman" in figure.how_to_read
     assert coupling(sources[:1]) is None
+    told = side_by_side(sources)
+    lions = dict(told.rows)["lion"]
+    assert lions == tuple(
+        difference_text(row) for s in sources for row in s.board.rows if row.label == "lion"
+    )
+    assert dict(told.rows)["adamw"] == ("baseline", "baseline")
+    assert "muon" not in dict(told.rows)
     assert figure.title in make_page(sources)
 
 

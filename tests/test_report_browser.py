@@ -236,8 +236,9 @@ def test_no_string_of_a_store_does_harm(open_page, tmp_path):
     values["baseline"] = baseline["label"]
     (tmp_path / "leaderboard-tuned.json").write_text(json.dumps(values))
     write_page(tmp_path / INDEX, make_page(read_sources([tmp_path])))
-    page = open_page(tmp_path / INDEX)
+    page = open_page(tmp_path / INDEX, viewport={"width": 390, "height": 844})
     _draw_all(page)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
     _point_at(page, "lion")
     page.wait_for_selector("#vg-tooltip-element.visible")
     assert page.evaluate("window.harmed") is None

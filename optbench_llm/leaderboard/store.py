@@ -90,7 +90,7 @@ class Store:
         """
         if path.exists() and not path.is_dir():
             raise ValueError(f"store {path}: is not a folder; choose another with --store")
-        there = _read_identity(path)
+        there = read_identity(path)
         if there is None:
             if identity is None:
                 raise ValueError(f"store {path}: holds no store (no {_IDENTITY})")
@@ -219,8 +219,12 @@ class Store:
         self.write(name, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def _read_identity(path: Path) -> Identity | None:
-    """What the store at ``path`` says that it holds; None where there is no store."""
+def read_identity(path: Path) -> Identity | None:
+    """What the store at ``path`` says that it holds; None where there is no store.
+
+    Raises:
+        ValueError: a store of another format, or one that is damaged; says what to do.
+    """
     file = path / _IDENTITY
     values = _read_json(file)
     if values is None:

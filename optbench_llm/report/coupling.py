@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from optbench_llm.leaderboard.columns import difference_text
+from optbench_llm.leaderboard.rows import Row
 from optbench_llm.leaderboard.table import Board
 from optbench_llm.report.agreement import agreement
 from optbench_llm.report.figure import LINES, Figure, Plot, spec_of
 from optbench_llm.report.scales import initial_loss
 from optbench_llm.report.sources import Source
+from optbench_llm.terminal import MISSING
 
 _ROW_HEIGHT = 19
 _SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
@@ -45,6 +49,29 @@ def coupling(sources: Sequence[Source]) -> Figure | None:
         (Plot("", _spec(order, list(standings))),),
         {"standings": records},
     )
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """What each board says of each row that several have: its difference to the baseline."""
+
+    boards: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+def side_by_side(sources: Sequence[Source]) -> SideBySide:
+    """Rows in the order of the first board that has them; empty where none is on two boards."""
+    told = [{row.label: _told(source.board, row) for row in source.board.rows} for source in sources]
+    labels = dict.fromkeys(label for board in told for label in board)
+    shared = [label for label in labels if sum(label in board for board in told) > 1]
+    rows = tuple((label, tuple(board.get(label, MISSING) for board in told)) for label in shared)
+    return SideBySide(tuple(_name(source, sources) for source in sources), rows)
+
+
+def _told(board: Board, row: Row) -> str:
+    if not row.done:
+        return row.status
+    return "baseline" if row.label == board.baseline else difference_text(row) or MISSING
 
 
 def _name(source: Source, sources: Sequence[Source]) -> str:

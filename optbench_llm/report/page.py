@@ -14,7 +14,7 @@ from typing import Any
 from optbench_llm.cache import cache_dir, read_checked, write_checked
 from optbench_llm.leaderboard.notes import headline, warnings
 from optbench_llm.leaderboard.rows import Row
-from optbench_llm.report.coupling import coupling
+from optbench_llm.report.coupling import coupling, side_by_side
 from optbench_llm.report.figure import DASHES, LINES, Figure
 from optbench_llm.report.forest import forest
 from optbench_llm.report.gain_cost import gain_cost
@@ -42,6 +42,7 @@ class Section:
     failed: tuple[Row, ...]
     recipe: str
     command: str
+    facts: dict[str, str]
 
     @property
     def progress(self) -> str:
@@ -56,6 +57,7 @@ def make_page(sources: Sequence[Source], *, live: bool = False) -> str:
     shared = coupling(sources)
     return render(
         "page.html",
+        side_by_side=side_by_side(sources),
         title=" and ".join(dict.fromkeys(section.source.board.recipe.name for section in sections)),
         sections=sections,
         coupling=shared,
@@ -101,6 +103,7 @@ def _section(id: str, source: Source) -> Section:
         failed=tuple(row for row in board.rows if not row.done),
         recipe=_yaml(board.to_dict()["recipe"]),
         command=_command(source),
+        facts=_facts(source),
     )
 
 
@@ -110,6 +113,19 @@ def _yaml(recipe: dict[str, Any]) -> str:
 
     values = {key: value for key, value in recipe.items() if key != "hash" and value is not None}
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def _facts(source: Source) -> dict[str, str]:
+    """Hashes of what was compared, the machine and the versions."""
+    identity = source.identity
+    facts = {"recipe's hash": source.board.to_dict()["recipe"]["hash"]}
+    if identity is not None:
+        facts["model's hash"] = identity.inputs.model_fingerprint
+        facts["data's hash"] = identity.inputs.data_fingerprint
+    environment = source.board.environment.to_dict()
+    versions = environment.pop("versions", {})
+    facts |= {key.replace("_", " "): str(value) for key, value in environment.items()}
+    return facts | {"versions": ", ".join(f"{name} {number}" for name, number in versions.items())}
 
 
 def _command(source: Source) -> str:

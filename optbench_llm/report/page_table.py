@@ -56,8 +56,8 @@ class PageTable:
 
 
 def page_table(board: Board) -> PageTable:
-    """Every column of the Markdown table, in its order."""
-    shown = columns(board.recipe, board.rows)
+    """Every column of the Markdown table, in its order, but for ranks without an interval."""
+    shown = [column for column in columns(board.recipe, board.rows) if column.key != "rank"]
     rows = tuple(_row(board, row, shown) for row in board.rows)
     filters = {
         name: tuple(sorted({getattr(row, name) for row in rows}))

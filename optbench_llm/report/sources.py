@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from optbench_llm.leaderboard.identity import Identity
 from optbench_llm.leaderboard.rows import Row
+from optbench_llm.leaderboard.store import read_identity
 from optbench_llm.leaderboard.table import Board
 from optbench_llm.leaderboard.trial_files import read_result
 from optbench_llm.run_record import Curves
@@ -19,11 +21,15 @@ _TRACKS = ("tuned", "declared", "reference")
 
 @dataclass(frozen=True)
 class Source:
-    """A board, the store that its trials are in, and when its table was written."""
+    """A board, the store that its trials are in, and when its table was written.
+
+    ``identity`` is None of a table that stands alone, without the trials.
+    """
 
     board: Board
     store: Path
     written: datetime
+    identity: Identity | None = None
 
     @property
     def name(self) -> str:
@@ -71,6 +77,7 @@ def _of_store(store: Path) -> Iterator[Source]:
     found = found or [path for path in [store / "leaderboard.json"] if path.is_file()]
     if not found:
         raise ValueError(_nothing_in(store))
+    identity = read_identity(store)
     for path in found:
         try:
             board = Board.from_json(path.read_bytes())
@@ -80,7 +87,8 @@ def _of_store(store: Path) -> Iterator[Source]:
                 f"{path}: is no whole table ({what}); "
                 f"optbench-llm leaderboard RECIPE --store {store} writes it anew"
             ) from error
-        yield Source(board, store, datetime.fromtimestamp(path.stat().st_mtime, timezone.utc))
+        written = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)
+        yield Source(board, store, written, identity)
 
 
 def _nothing_in(store: Path) -> str:
