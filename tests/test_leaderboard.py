@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import re
 from pathlib import Path
@@ -98,6 +99,17 @@ def test_json_csv_and_markdown_agree(finished):
         assert cells[1] == row["optimizer"] == line["optimizer"]
         assert cells[2] == ("–" if loss is None else f"{loss:.4f}")
         assert cells[-1] == row["status"] == line["status"]
+
+
+def test_the_page_is_written_last_and_has_every_row(finished):
+    """With the reasons of those that failed; it is what the last line names."""
+    store, process = finished[1:]
+    page = (store / "index.html").read_text()
+    for row in rows(store).values():
+        assert f'data-label="{html.escape(row["label"])}"' in page
+    assert html.escape(rows(store)["sgd"]["reason"]) in page
+    assert "A demonstration: one seed" in page
+    assert process.stdout.splitlines()[-1] == f"{store}/index.html shows it."
 
 
 def test_published_figures_are_labelled_as_another_models(finished):

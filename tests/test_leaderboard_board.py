@@ -32,6 +32,7 @@ from optbench_llm.leaderboard.progress import PlainDisplay
 from optbench_llm.leaderboard.recipe import load_recipe, override
 from optbench_llm.leaderboard.store import Store
 from optbench_llm.leaderboard.trial import TrialSpec
+from optbench_llm.report.page import write_page
 from optbench_llm.run_record import Curves, RunRecord
 
 HERE = replace(this_environment(), device="cpu", device_type="cpu", threads=2)
@@ -85,6 +86,29 @@ def test_a_call_with_nothing_to_do_forgets_nothing(plan, filled):
     assert board["environment"]["rows_measured_elsewhere"] == 0
     assert {entry["spec"] for entry in board["recipe"]["optimizers"]} == {"adamw", "sgd"}
     assert set(rows(filled)) == {"adamw", "sgd"}
+
+
+def test_a_live_page_is_written_as_trials_finish_and_the_last_one_lies_still(
+    plan, tmp_path, monkeypatch
+):
+    """While trials run it loads itself again and says how many are left."""
+    monkeypatch.setattr("optbench_llm.leaderboard.board.LocalExecutor", lambda **_: Taking())
+    pages: list[str] = []
+
+    def seen(path: Path, text: str) -> None:
+        pages.append(text)
+        write_page(path, text)
+
+    monkeypatch.setattr("optbench_llm.report.command.write_page", seen)
+    recipe, store = str(tmp_path / "mini.yaml"), tmp_path / "store"
+    arguments = {"changes": {}, "store": store, "workers": 1, "dry_run": False}
+    assert run_command(recipe, specs=None, live_report=True, **arguments) == ALL_RUN
+    live = ["optbenchLive = true" in page for page in pages]
+    assert len(live) > 2
+    assert live == [True] * (len(live) - 1) + [False]
+    assert "trials are yet to run" in pages[0]
+    assert "trials are yet to run" not in pages[-1]
+    assert (store / "index.html").read_text() == pages[-1]
 
 
 class Script:

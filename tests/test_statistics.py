@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -304,9 +305,18 @@ def test_intervals_with_records_cover_what_other_records_would_give():
 
 def test_the_baseline_twice_is_one_comparison():
     """A/A goes by the p of this comparison, which no other row makes larger."""
-    told = Difference(0.1, 0.05, 0.15, p=0.04, p_adjusted=0.8, differs=False)
+    told = Difference(0.1, 0.05, 0.15, margin=0.01, p=0.04, p_adjusted=0.8, differs=False)
     assert a_a(told)
-    assert not a_a(Difference(0.1, -0.05, 0.25, p=0.06, p_adjusted=0.06, differs=False))
+    assert not a_a(replace(told, p=0.06, p_adjusted=0.06))
+
+
+def test_the_margin_of_a_claim_is_half_the_noise_or_the_mean_of_what_two_searches_hide():
+    losses = 3 + 0.01 * np.random.default_rng(0).standard_normal((12, 5))
+    hidden = [0.0] * 10 + [0.001, 1.0]
+    compared = compare(losses, 10, hidden)
+    noise = noise_between_seeds(losses)
+    margins = [found.margin for found in compared if found is not None]
+    assert margins == pytest.approx([noise / 2] * 10 + [0.5005])
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])

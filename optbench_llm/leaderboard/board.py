@@ -100,7 +100,7 @@ class _Session:
         agenda: Agenda,
         environment: Environment,
         display: Display,
-        tables_written: Callable[[], None] | None,
+        tables_written: Callable[[], None] | None = None,
     ) -> None:
         self._tables_written = tables_written
         self._plan = plan

@@ -61,7 +61,9 @@ class SideBySide:
 
 def side_by_side(sources: Sequence[Source]) -> SideBySide:
     """Rows in the order of the first board that has them; empty where none is on two boards."""
-    told = [{row.label: _told(source.board, row) for row in source.board.rows} for source in sources]
+    told = [
+        {row.label: _told(source.board, row) for row in source.board.rows} for source in sources
+    ]
     labels = dict.fromkeys(label for board in told for label in board)
     shared = [label for label in labels if sum(label in board for board in told) > 1]
     rows = tuple((label, tuple(board.get(label, MISSING) for board in told)) for label in shared)

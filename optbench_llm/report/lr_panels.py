@@ -23,8 +23,8 @@ def lr_panels(board: Board) -> Figure | None:
         "Was it tuned?",
         "Each panel is one optimizer: validation loss at every learning rate that its search "
         "tried, all on one scale. Dashed is the declared lr, solid the chosen one; a cross failed, "
-        "and a triangle at the top is worse than the untouched model. A curve whose lowest point is "
-        "an end may go on falling beyond it.",
+        "and a triangle at the top is worse than the untouched model. A curve whose lowest point "
+        "is an end may go on falling beyond it.",
         "One seed each: differences of a few hundredths between panels are noise.",
         (Plot("", _spec([row.label for row in searched])),),
         {"tried": records},
