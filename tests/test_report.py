@@ -240,6 +240,9 @@ def test_loss_curves_are_means_over_seeds_and_stretches_of_steps(source):
     assert np.allclose([point["loss"] for point in curve], expected, rtol=1e-5)
     assert curve[-1]["second"] == pytest.approx(row.costs.train_wall_s, rel=1e-5)
     assert curve[-1]["token"] == 15_000
+    base = {p["step"]: p["loss"] for p in figure.data["curves"] if p["label"] == "adamw"}
+    less = [point["loss"] - base[point["step"]] for point in curve]
+    assert [point["less"] for point in curve] == pytest.approx(less, abs=1e-5)
     assert "came" not in {point["label"] for point in figure.data["curves"]}
 
 

@@ -13,7 +13,7 @@ from optbench_llm.leaderboard.table import Board
 from optbench_llm.report.agreement import agreement
 from optbench_llm.report.figure import LINES, Figure, Plot, spec_of
 from optbench_llm.report.scales import initial_loss
-from optbench_llm.report.sources import Source
+from optbench_llm.report.sources import Source, names
 from optbench_llm.terminal import MISSING
 
 _ROW_HEIGHT = 19
@@ -22,8 +22,11 @@ _SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down
 
 def coupling(sources: Sequence[Source]) -> Figure | None:
     """None of fewer than two boards with rows in common."""
-    boards = [(_name(source, sources), source.board) for source in sources if source.board.baseline]
-    standings = {name: _standings(board) for name, board in boards}
+    standings = {
+        name: _standings(source.board)
+        for name, source in zip(names(sources), sources, strict=True)
+        if source.board.baseline
+    }
     shared = {
         label
         for label in set().union(*standings.values())
@@ -67,19 +70,13 @@ def side_by_side(sources: Sequence[Source]) -> SideBySide:
     labels = dict.fromkeys(label for board in told for label in board)
     shared = [label for label in labels if sum(label in board for board in told) > 1]
     rows = tuple((label, tuple(board.get(label, MISSING) for board in told)) for label in shared)
-    return SideBySide(tuple(_name(source, sources) for source in sources), rows)
+    return SideBySide(tuple(names(sources)), rows)
 
 
 def _told(board: Board, row: Row) -> str:
     if not row.done:
         return row.status
     return "baseline" if row.label == board.baseline else difference_text(row) or MISSING
-
-
-def _name(source: Source, sources: Sequence[Source]) -> str:
-    """The board's name; with its store where two are called alike."""
-    alike = [other for other in sources if other.name == source.name]
-    return source.name if len(alike) == 1 else f"{source.name} ({source.store})"
 
 
 def _standings(board: Board) -> dict[str, float]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
-from optbench_llm.report.figure import Figure, with_data
+from optbench_llm.report.figure import Figure
 
 #: The width, in pixels, of what fills a page.
 _WIDTH = 760
@@ -28,12 +29,15 @@ def export(figure: Figure, folder: Path, prefix: str = "") -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     for plot in figure.plots:
-        spec = with_data(figure, plot.spec) | {"config": _CONFIG, "title": figure.title}
+        spec = (plot.still or plot.spec) | {
+            "datasets": figure.data, "config": _CONFIG, "title": figure.title,
+        }  # fmt: skip
         if spec.get("width") == "container":
             spec["width"] = _WIDTH
-        name = "-".join(part.replace(" ", "-") for part in (prefix, figure.id, plot.name) if part)
+        parts = "-".join(part for part in (prefix, figure.id, plot.name) if part)
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", parts)
         png, svg = folder / f"{name}.png", folder / f"{name}.svg"
-        png.write_bytes(vl_convert.vegalite_to_png(spec, scale=1.5))
+        png.write_bytes(vl_convert.vegalite_to_png(spec))
         svg.write_text(vl_convert.vegalite_to_svg(spec), encoding="utf-8")
         written += [png, svg]
     return written

@@ -22,11 +22,16 @@ DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
 
 @dataclass(frozen=True)
 class Plot:
-    """A Vega-Lite plot over the figure's data; ``narrow`` is what a phone has room for."""
+    """A Vega-Lite plot over the figure's data.
+
+    ``narrow`` is what a phone has room for, ``still`` what stands outside of the page, where nobody
+    can point at anything; None where these are the plot itself.
+    """
 
     name: str
     spec: dict[str, Any]
     narrow: dict[str, Any] | None = None
+    still: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,3 @@ def spec_of(chart: alt.TopLevelMixin) -> dict[str, Any]:
     spec.pop("config", None)
     spec.pop("$schema", None)
     return spec
-
-
-def with_data(figure: Figure, spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The plot with its data in it, as it stands outside of the page."""
-    return {**spec, "datasets": figure.data}

@@ -13,8 +13,8 @@ from optbench_llm.report.figure import ALIKE, BETTER, OTHER, Figure, Plot, spec_
 from optbench_llm.report.scales import axis_limit, initial_loss
 
 _HEIGHT = 360
-#: The height of a name, of the plot's.
-_NAME = 0.04
+#: The height of a name and the width of its letters, of the plot's.
+_NAME, _LETTER = 0.045, 0.0085
 _KINDS = ["baseline", "other", "below this plot"]
 #: Each cost: how it is called, its axis, and its value of a row.
 _COSTS: tuple[tuple[str, str, Callable[[Row], float | None]], ...] = (
@@ -77,7 +77,7 @@ def _records(
     board: Board, points: Sequence[tuple[Row, float, float]], lowest: float
 ) -> list[dict[str, Any]]:
     front = _front(points)
-    named = _apart([point for point in points if point[0].label in front], lowest)
+    named = _named([(row, max(gain, lowest), cost) for row, gain, cost in points], front)
     return [
         {
             "label": row.label,
@@ -110,14 +110,25 @@ def _front(points: Sequence[tuple[Row, float, float]]) -> list[str]:
     return found
 
 
-def _apart(points: Sequence[tuple[Row, float, float]], lowest: float) -> set[str]:
-    """Rows whose names would not stand on each other's: of those too close, the best."""
-    kept: list[tuple[Row, float, float]] = []
-    highest = max((gain for _, gain, _ in points), default=lowest)
-    for point in sorted(points, key=lambda point: -point[1]):
-        if all(other[1] - point[1] > _NAME * (highest - lowest) for other in kept):
-            kept.append(point)
-    return {row.label for row, _, _ in kept}
+def _named(points: Sequence[tuple[Row, float, float]], front: Sequence[str]) -> set[str]:
+    """Rows whose names do not stand on each other's: those of the front first, then the best."""
+
+    def of_plot(values: Sequence[float]) -> Callable[[float], float]:
+        low, high = min(values), max(values)
+        return lambda value: (value - low) / ((high - low) or 1.0)
+
+    across = of_plot([math.log1p(cost) for _, _, cost in points])
+    up = of_plot([gain for _, gain, _ in points])
+    kept: dict[str, tuple[float, float, float]] = {}
+    for row, gain, cost in sorted(points, key=lambda p: (p[0].label not in front, -p[1])):
+        left, height = across(math.log1p(cost)), up(gain)
+        right = left + _LETTER * len(row.label)
+        if all(
+            abs(height - other) > _NAME or right < its_left or left > its_right
+            for its_left, its_right, other in kept.values()
+        ):
+            kept[row.label] = (left, right, height)
+    return set(kept)
 
 
 def _tries(board: Board, initial: float) -> list[dict[str, Any]]:
@@ -169,7 +180,7 @@ def _spec(name: str, axis: str, metric: str) -> dict[str, Any]:
     )
     front = base.transform_filter("datum.front")
     line = front.mark_line(interpolate="step-after", color=BETTER, strokeWidth=1.2)
-    names = front.transform_filter("datum.named").mark_text(align="left", dx=7, dy=-7)
+    names = base.transform_filter("datum.named").mark_text(align="left", dx=7, dy=-7)
     chart = alt.layer(line, points, names.encode(text="label:N"))
     return spec_of(chart.properties(width="container", height=_HEIGHT))
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
+from statistics import median
 from typing import Any
 
 from optbench_llm.leaderboard.rows import Row
@@ -40,16 +42,51 @@ def loss_curves(source: Source) -> tuple[Figure | None, list[str]]:
     baseline = [label for label in [source.board.baseline] if label in told]
     chosen = list(dict.fromkeys([*baseline, *labels[:_SHOWN_FIRST]]))
     known = [key for key in _AXES if any(record[key] is not None for record in records)]
+    shapes = [_Shape(key, f"by {key}", "loss", "train loss", _highest(records)) for key in known]
+    if baseline:
+        _compare(records, baseline[0])
+        title = f"train loss less {baseline[0]}'s"
+        shapes.append(_Shape("step", f"less {baseline[0]}'s", "less", title, None))
     figure = Figure(
         "loss-curves",
         "Loss curves",
-        "Train loss on the way, each point the mean over seeds of a stretch of steps. The coloured "
-        "curves are the rows that are ticked in the table; point at any other to see its name.",
+        "Train loss on the way, each point the mean over seeds of a stretch of steps. All rows see "
+        "the same batches, so that hard ones raise all curves at once, and differences show what "
+        "the optimizers do. Coloured are the rows that are ticked in the table; point at any other "
+        "to see its name.",
         "Train loss is no test loss: a row that learns its batches fast need not be the best.",
-        tuple(Plot(f"by {key}", _spec(key, chosen)) for key in known),
+        tuple(
+            Plot(shape.name, _spec(shape, chosen), still=_spec(shape, chosen, still=True))
+            for shape in shapes
+        ),
         {"curves": records},
     )
     return figure, faults
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """What a plot has along its axes, and the highest loss that it shows."""
+
+    along: str
+    name: str
+    value: str
+    title: str
+    highest: float | None
+
+
+def _highest(records: Sequence[dict[str, Any]]) -> float:
+    """The highest of all, but at most twice what most begin with: beyond it a row diverged."""
+    begun = {record["label"]: record["loss"] for record in reversed(records)}
+    return min(max(record["loss"] for record in records), 2 * median(begun.values()))
+
+
+def _compare(records: Sequence[dict[str, Any]], baseline: str) -> None:
+    """Add what each loss is above the baseline's after as many steps."""
+    base = {record["step"]: record["loss"] for record in records if record["label"] == baseline}
+    for record in records:
+        there = base.get(record["step"])
+        record["less"] = None if there is None else _six(record["loss"] - there)
 
 
 def _records(row: Row, curves: Sequence[Curves]) -> list[dict[str, Any]]:
@@ -88,9 +125,10 @@ def _six(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _spec(key: str, chosen: list[str]) -> dict[str, Any]:
+def _spec(shape: _Shape, chosen: list[str], *, still: bool = False) -> dict[str, Any]:
     import altair as alt
 
+    key, value = shape.along, f"{shape.value}:Q"
     picked = alt.param(name="chosen", value=chosen)
     hover = alt.selection_point(
         name="hover", fields=["label"], on="pointerover", nearest=True, empty=False
@@ -98,29 +136,37 @@ def _spec(key: str, chosen: list[str]) -> dict[str, Any]:
     place = "indexof(chosen, datum.label)"
     base = alt.Chart(alt.NamedData("curves")).encode(
         x=alt.X(f"{key}:Q", title=_AXES[key]),
-        y=alt.Y("loss:Q", title="train loss", scale=alt.Scale(zero=False)),
+        y=alt.Y(value, title=shape.title, scale=_scale(shape)),
         detail="label:N",
     )
-    others = base.mark_line(color=ALIKE, strokeWidth=1, opacity=0.3)
-    coloured = (
-        base.transform_filter(f"{place} >= 0")
-        .transform_calculate(
+    others = base.mark_line(color=ALIKE, strokeWidth=1, opacity=0.3, clip=True)
+    coloured = base.transform_filter(f"{place} >= 0").mark_line(strokeWidth=1.8, clip=True)
+    if still:
+        colours = alt.Scale(domain=chosen, range=[*LINES])
+        legend = alt.Legend(title=None, orient="bottom", columns=4)
+        coloured = coloured.encode(color=alt.Color("label:N", scale=colours, legend=legend))
+    else:
+        coloured = coloured.transform_calculate(
             colour=f"{json.dumps(LINES)}[{place} % {len(LINES)}]",
             dash=f"{json.dumps(DASHES)}[floor({place} / {len(LINES)}) % {len(DASHES)}]",
+        ).encode(
+            color=alt.Color("colour:N", scale=None), strokeDash=alt.StrokeDash("dash:N", scale=None)
         )
-        .mark_line(strokeWidth=1.8)
-        .encode(
-            color=alt.Color("colour:N", scale=None),
-            strokeDash=alt.StrokeDash("dash:N", scale=None),
-        )
-    )
-    near = base.mark_point(size=40, filled=True, color=ALIKE).encode(
+    near = base.mark_point(size=40, filled=True, color=ALIKE, clip=True).encode(
         opacity=alt.condition(hover, alt.value(1), alt.value(0)),
         tooltip=[
             alt.Tooltip("label:N", title="optimizer"),
-            alt.Tooltip("loss:Q", format=".4f"),
+            alt.Tooltip(value, title=shape.title, format=".4f"),
             alt.Tooltip(f"{key}:Q", title=_AXES[key], format=".6g"),
         ],
     )
     chart = alt.layer(others, coloured, near.add_params(hover)).add_params(picked)
     return spec_of(chart.properties(width="container", height=_HEIGHT))
+
+
+def _scale(shape: _Shape) -> Any:
+    import altair as alt
+
+    if shape.highest is None:
+        return alt.Scale(zero=False)
+    return alt.Scale(zero=False, domainMax=shape.highest)

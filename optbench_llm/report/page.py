@@ -22,7 +22,7 @@ from optbench_llm.report.loss_curves import loss_curves
 from optbench_llm.report.lr_panels import lr_panels
 from optbench_llm.report.page_table import PageTable, page_table
 from optbench_llm.report.published import published
-from optbench_llm.report.sources import Source
+from optbench_llm.report.sources import Source, names
 from optbench_llm.strict_json import finite_only
 
 INDEX = "index.html"
@@ -33,6 +33,7 @@ class Section:
     """One board of the page."""
 
     id: str
+    name: str
     source: Source
     headline: str
     warnings: tuple[str, ...]
@@ -53,7 +54,10 @@ class Section:
 
 def make_page(sources: Sequence[Source], *, live: bool = False) -> str:
     """The page as text; a ``live`` one loads itself again while it is looked at."""
-    sections = [_section(f"board-{place}", source) for place, source in enumerate(sources)]
+    sections = [
+        _section(f"board-{place}", name, source)
+        for place, (name, source) in enumerate(zip(names(sources), sources, strict=True))
+    ]
     shared = coupling(sources)
     return render(
         "page.html",
@@ -89,11 +93,12 @@ def figures_of(source: Source) -> tuple[tuple[Figure, ...], list[str]]:
     return tuple(figure for figure in found if figure is not None), faults
 
 
-def _section(id: str, source: Source) -> Section:
+def _section(id: str, name: str, source: Source) -> Section:
     board = source.board
     figures, faults = figures_of(source)
     return Section(
         id=id,
+        name=name,
         source=source,
         headline=headline(board.recipe),
         warnings=tuple(warnings(board)),

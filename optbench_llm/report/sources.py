@@ -62,6 +62,15 @@ class Source:
         return os.listdir(trials) if trials.is_dir() else []
 
 
+def names(sources: Sequence[Source]) -> list[str]:
+    """What the boards are called where they stand together: those called alike by their stores."""
+    own = [source.name for source in sources]
+    return [
+        name if own.count(name) == 1 else f"{name} ({source.store})"
+        for name, source in zip(own, sources, strict=True)
+    ]
+
+
 def read_sources(stores: Sequence[Path]) -> list[Source]:
     """The boards of the stores, every track of each; no store is written to.
 
