@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from optbench_llm.data import DataSettings, check_enough_blocks, data_fingerprint, load_data
 from optbench_llm.devices import gpus
+from optbench_llm.hub import check_login, upload
 from optbench_llm.launch import is_launched_here, launch
 from optbench_llm.leaderboard.environment import describe_environment
 from optbench_llm.models import load_model, model_fingerprint
@@ -228,6 +229,8 @@ def finetune(
             "--fsdp2 shards a model over several processes, and this is one; start more with"
             " --num-processes, or with torchrun"
         )
+    if args.push_to_hub and args.should_save:
+        check_login("--push-to-hub", args.hub_token)
     folder = RunFolder(args.output_dir or "")
     resume = options.resume or args.resume_from_checkpoint is not None
     checkpoint = folder.open(settings, resume=resume, overwrite=options.overwrite)
@@ -282,22 +285,21 @@ def finetune(
 
 def _push(result: dict[str, Any], args: OptBenchArguments, folder: Path) -> str:
     """Put the trained model and its card on the hub; returns its address."""
-    from huggingface_hub import HfApi
-
     from optbench_llm.report.model_card import model_card
 
     repo = args.hub_model_id or folder.resolve().name
     card = model_card(result, repo.rpartition("/")[2])
     (folder / "README.md").write_text(card, encoding="utf-8")
-    api = HfApi(token=args.hub_token)
-    url = api.create_repo(repo, private=args.hub_private_repo, exist_ok=True)
-    api.upload_folder(
-        repo_id=url.repo_id,
-        folder_path=folder,
-        ignore_patterns=["checkpoint-*", "_*"],
-        commit_message="End of training",
+    return upload(
+        folder,
+        repo,
+        "model",
+        "--push-to-hub",
+        message="End of training",
+        private=args.hub_private_repo,
+        token=args.hub_token,
+        ignore=["checkpoint-*", "_*"],
     )
-    return str(url)
 
 
 def _decisive_settings(

@@ -1,9 +1,10 @@
-"""Snapshots of Hugging Face hub repositories, with a clear answer where there is no network."""
+"""What comes from the Hugging Face hub and goes there; where it does not, a clear answer."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -47,8 +48,77 @@ def snapshot(
             f"cannot be reached. {offline_hint} (Once downloaded, a hub id also works offline.)"
         ) from error
     except (HfHubHTTPError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
-            f"the hub does not give {kind} {repo_id!r}: {reason}. Check the id; for a gated one "
-            f"log in with `hf auth login`. {offline_hint}"
+            f"the hub does not give {kind} {repo_id!r}: {_reason(error)}. Check the id; for a "
+            f"gated one log in with `hf auth login`. {offline_hint}"
         ) from error
+
+
+def check_login(option: str, token: str | None = None) -> None:
+    """Find out, before any work, whether the hub knows who wants to put something there.
+
+    Raises:
+        ValueError: nobody is logged in, or the hub cannot be reached; begins with ``option``.
+    """
+    from huggingface_hub import HfApi
+
+    with _told(option):
+        HfApi(token=token).whoami()
+
+
+def upload(
+    folder: Path,
+    repo: str,
+    kind: Literal["model", "dataset", "space"],
+    option: str,
+    *,
+    message: str,
+    private: bool | None = None,
+    token: str | None = None,
+    ignore: Sequence[str] = (),
+) -> str:
+    """Put the files of a folder into a repository, which is made if needed; returns its address.
+
+    What is there is replaced, file by file. A Space is a static one.
+
+    Raises:
+        ValueError: the hub refuses, or cannot be reached; begins with ``option``.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    with _told(option):
+        url = api.create_repo(
+            repo,
+            repo_type=kind,
+            private=private,
+            exist_ok=True,
+            space_sdk="static" if kind == "space" else None,
+        )
+        api.upload_folder(
+            repo_id=url.repo_id,
+            repo_type=kind,
+            folder_path=folder,
+            ignore_patterns=list(ignore),
+            commit_message=message,
+        )
+    return str(url)
+
+
+@contextmanager
+def _told(option: str) -> Iterator[None]:
+    from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+    try:
+        yield
+    except LocalTokenNotFoundError:
+        raise ValueError(
+            f"{option}: nobody is logged in to the hub; hf auth login, or set HF_TOKEN"
+        ) from None
+    except (HTTPError, OfflineModeIsEnabled) as error:
+        raise ValueError(f"{option}: the hub does not take it: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

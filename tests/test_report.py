@@ -396,6 +396,21 @@ def test_what_is_pushed_is_what_the_store_holds(tmp_path, store, source):
     assert Path(pushed.space, "index.html").is_file()
 
 
+def test_who_cannot_push_a_model_is_told_before_it_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    said = CliRunner().invoke(
+        app,
+        [
+            "finetune", "--model", "optbench:tiny-gpt2", "--push-to-hub", "--hub-model-id", "a/b",
+            "--output-dir", str(tmp_path / "out"), "--optim", "lion",
+        ],
+    )  # fmt: skip
+    assert said.exit_code == 2
+    assert "--push-to-hub: nobody is logged in" in said.output
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("name", ["tiny", "a/b/c", "a b/c", "/c"])
 def test_a_wrong_name_of_a_repository_is_refused_before_anything_is_written(tmp_path, store, name):
     out = tmp_path / "out"

@@ -46,7 +46,7 @@ def loss_curves(source: Source) -> tuple[Figure | None, list[str]]:
     if baseline:
         _compare(records, baseline[0])
         title = f"train loss less {baseline[0]}'s"
-        shapes.append(_Shape("step", f"less {baseline[0]}'s", "less", title, None))
+        shapes.insert(0, _Shape("step", f"less {baseline[0]}'s", "less", title, None))
     figure = Figure(
         "loss-curves",
         "Loss curves",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
+from optbench_llm.hub import check_login, upload
 from optbench_llm.report.dataset import write_dataset
 from optbench_llm.report.page import INDEX, make_page, write_page
 from optbench_llm.report.sources import read_sources
 
-DATASET, SPACE = "dataset", "space"
+DATASET: Final = "dataset"
+SPACE: Final = "space"
 
 
 @dataclass(frozen=True)
@@ -42,38 +45,19 @@ def push(store: Path, repo: str, folder: Path, *, private: bool) -> Pushed:
     Raises:
         ValueError: as `write_folders`; nobody is logged in, or the hub refuses; says why.
     """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
-
+    option = f"--repo {repo}"
     written = write_folders(store, repo, folder)
-    api = HfApi()
-    urls: dict[str, str] = {}
     try:
-        api.whoami()
-        for kind, path in ((DATASET, written.dataset), (SPACE, written.space)):
-            url = api.create_repo(
-                repo,
-                repo_type=kind,
-                private=private,
-                exist_ok=True,
-                space_sdk="static" if kind == SPACE else None,
+        check_login(option)
+        urls = [
+            upload(
+                Path(path), repo, kind, option, message="Push the results", private=private or None
             )
-            api.upload_folder(
-                repo_id=repo, repo_type=kind, folder_path=path, commit_message="Push the results"
-            )
-            urls[kind] = str(url)
-    except LocalTokenNotFoundError:
-        raise ValueError(
-            f"--repo {repo}: nobody is logged in to the hub: hf auth login, or set HF_TOKEN; "
-            f"what would go up is in {folder}"
-        ) from None
-    except (HfHubHTTPError, OSError) as error:
-        done = f" ({', '.join(urls.values())} went up)" if urls else ""
-        raise ValueError(
-            f"--repo {repo}: {str(error).strip().splitlines()[0]}{done}; "
-            f"what would go up is in {folder}"
-        ) from error
-    return Pushed(urls[DATASET], urls[SPACE])
+            for kind, path in ((DATASET, written.dataset), (SPACE, written.space))
+        ]
+    except ValueError as error:
+        raise ValueError(f"{error}; what was to go up is in {folder}") from error
+    return Pushed(*urls)
 
 
 def _check(repo: str) -> None:
