@@ -72,7 +72,7 @@ def upload(
     kind: Literal["model", "dataset", "space"],
     option: str,
     *,
-    message: str,
+    message: str = "Push the results",
     private: bool | None = None,
     token: str | None = None,
     ignore: Sequence[str] = (),
@@ -107,7 +107,11 @@ def upload(
 
 @contextmanager
 def _told(option: str) -> Iterator[None]:
-    from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import (
+        HTTPError,  # pyright: ignore[reportPrivateImportUsage]: of whatever it asks the hub with
+        LocalTokenNotFoundError,
+        OfflineModeIsEnabled,
+    )
 
     try:
         yield

@@ -39,14 +39,17 @@ def loss_curves(source: Source) -> tuple[Figure | None, list[str]]:
         return None, faults
     told = {record["label"] for record in records}
     labels = [row.label for row in source.board.rows if row.label in told]
-    baseline = [label for label in [source.board.baseline] if label in told]
-    chosen = list(dict.fromkeys([*baseline, *labels[:_SHOWN_FIRST]]))
+    baseline = source.board.baseline
+    if baseline not in told:
+        baseline = None
+    first = labels[:_SHOWN_FIRST]
+    chosen = first if baseline is None else list(dict.fromkeys([baseline, *first]))
     known = [key for key in _AXES if any(record[key] is not None for record in records)]
     shapes = [_Shape(key, f"by {key}", "loss", "train loss", _highest(records)) for key in known]
-    if baseline:
-        _compare(records, baseline[0])
-        title = f"train loss less {baseline[0]}'s"
-        shapes.insert(0, _Shape("step", f"less {baseline[0]}'s", "less", title, None))
+    if baseline is not None:
+        _compare(records, baseline)
+        title = f"train loss less {baseline}'s"
+        shapes.insert(0, _Shape("step", f"less {baseline}'s", "less", title, None))
     figure = Figure(
         "loss-curves",
         "Loss curves",

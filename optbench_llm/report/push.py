@@ -49,15 +49,11 @@ def push(store: Path, repo: str, folder: Path, *, private: bool) -> Pushed:
     written = write_folders(store, repo, folder)
     try:
         check_login(option)
-        urls = [
-            upload(
-                Path(path), repo, kind, option, message="Push the results", private=private or None
-            )
-            for kind, path in ((DATASET, written.dataset), (SPACE, written.space))
-        ]
+        dataset = upload(Path(written.dataset), repo, DATASET, option, private=private or None)
+        space = upload(Path(written.space), repo, SPACE, option, private=private or None)
     except ValueError as error:
         raise ValueError(f"{error}; what was to go up is in {folder}") from error
-    return Pushed(*urls)
+    return Pushed(dataset, space)
 
 
 def _check(repo: str) -> None:
