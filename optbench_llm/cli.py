@@ -100,6 +100,8 @@ def list_(
         from optbench_llm.catalog_pages import Selection, list_json, print_list
 
         selection = Selection(pattern, category, scope, year, since, max_state_bytes)
+        if html is not None and as_json:
+            raise ValueError("--html and --json: choose one of them")
         if html is not None:
             from optbench_llm.report.page import write_page
             from optbench_llm.report.roadmap import roadmap_page

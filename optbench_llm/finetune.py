@@ -239,6 +239,7 @@ def finetune(
     finished = folder.result() if resume else None
     if finished is not None:
         console.print(f"already finished: {result_line(finished)}")
+        _push(finished, args, folder.path, console)
         return finished
     if checkpoint is not None:
         check_resumable(checkpoint)
@@ -276,21 +277,22 @@ def finetune(
         if record.status == "done":
             loaded.tokenizer.save_pretrained(folder.path)
         folder.write_result(result)
-        if args.push_to_hub and record.status == "done":
-            console.print(f"pushed to {_push(result, args, folder.path)}")
     console.print(result_line(result), soft_wrap=True)
     console.print(f"written to {folder.path}")
+    _push(result, args, folder.path, console)
     return result
 
 
-def _push(result: dict[str, Any], args: OptBenchArguments, folder: Path) -> str:
-    """Put the trained model and its card on the hub; returns its address."""
+def _push(result: dict[str, Any], args: OptBenchArguments, folder: Path, console: Console) -> None:
+    """Put the trained model and its card on the hub, where that is asked for."""
+    if not (args.push_to_hub and args.should_save and result["status"] == "done"):
+        return
     from optbench_llm.report.model_card import model_card
 
     repo = args.hub_model_id or folder.resolve().name
     card = model_card(result, repo.rpartition("/")[2])
     (folder / "README.md").write_text(card, encoding="utf-8")
-    return upload(
+    url = upload(
         folder,
         repo,
         "model",
@@ -300,6 +302,7 @@ def _push(result: dict[str, Any], args: OptBenchArguments, folder: Path) -> str:
         token=args.hub_token,
         ignore=["checkpoint-*", "_*"],
     )
+    console.print(f"pushed to {url}")
 
 
 def _decisive_settings(

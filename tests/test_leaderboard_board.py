@@ -100,15 +100,24 @@ def test_a_live_page_is_written_as_trials_finish_and_the_last_one_lies_still(
         write_page(path, text)
 
     monkeypatch.setattr("optbench_llm.report.command.write_page", seen)
+    monkeypatch.setattr("optbench_llm.leaderboard.command._LIVE_PAGE_S", 0.0)
     recipe, store = str(tmp_path / "mini.yaml"), tmp_path / "store"
     arguments = {"changes": {}, "store": store, "workers": 1, "dry_run": False}
     assert run_command(recipe, specs=None, live_report=True, **arguments) == ALL_RUN
     live = ["optbenchLive = true" in page for page in pages]
     assert len(live) > 2
     assert live == [True] * (len(live) - 1) + [False]
-    assert "trials are yet to run" in pages[0]
-    assert "trials are yet to run" not in pages[-1]
+    assert "1 of 2 trials have ended" in pages[0]
+    assert "trials have ended" not in pages[-1]
     assert (store / "index.html").read_text() == pages[-1]
+
+
+def test_a_page_that_cannot_be_written_takes_nothing_from_a_board(plan, filled, capsys):
+    """Another track's damaged table is named; table and exit code are the run's."""
+    (filled / "leaderboard-tuned.json").write_text("{}")
+    assert run(plan, filled, ["adamw"]) == ALL_RUN
+    assert "the page is not written: " in capsys.readouterr().out.replace("\n", " ")
+    assert json.loads((filled / "leaderboard.json").read_text())["rows"]
 
 
 class Script:

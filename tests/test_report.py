@@ -99,10 +99,12 @@ def test_a_third_party_row_is_read_without_its_library(tmp_path):
         place[1] = {k: v for k, v in place[1].items() if k in (*board.rows[0].to_dict(), "spec")}
     values["rows"][0]["a_column_of_a_later_version"] = 1
     del values["rows"][0]["claim_margin"]
+    del values["took_part"]
     again = Board.from_json(json.dumps(values))
     assert again.rows[1].optimizer == "not_there:Optimizer"
     assert again.rows[0].verdict.claim_margin is None
     assert "not_there" in again.to_json()
+    assert set(again.took_part) >= {"adamw", "lion"}
     assert again.notes()
 
 
@@ -161,7 +163,7 @@ def test_the_forest_draws_claims_by_verdict_and_what_is_not_claimed(source):
         "rmsprop": "not told apart",
         "sgd": "worse",
         "muon": drawn["muon"]["kind"],
-        "came": "not done",
+        "came": "not done",  # and so in its numbers alone
     }
     for row in source.board.rows:
         point, verdict = drawn[row.label], row.verdict
@@ -211,7 +213,7 @@ def test_the_front_holds_the_rows_that_none_beats_in_both(source):
     assert figure is not None
     assert [plot.name for plot in figure.plots] == ["time", "state", "passes", "tries"]
     untouched = source.board.untouched.test_loss
-    done = [row for row in source.board.rows if row.done]
+    done = [row for row in source.board.rows if row.done and not row.a_a]
     assert {p["label"]: p["told"] for p in figure.data["time"]} == {
         row.label: f"{untouched - row.test_loss:.4f}" for row in done
     }
@@ -231,7 +233,7 @@ def test_loss_curves_are_means_over_seeds_and_stretches_of_steps(source):
     assert not faults
     row = next(row for row in source.board.rows if row.label == "adan")
     curve = [point for point in figure.data["curves"] if point["label"] == "adan"]
-    losses = np.mean([curves.losses for curves in source.curves(row)], axis=0)
+    losses = np.mean([curves.losses for curves in source.curves(row).values()], axis=0)
     ends = [point["step"] for point in curve]
     assert len(curve) == POINTS
     assert ends[-1] == 150
@@ -244,6 +246,20 @@ def test_loss_curves_are_means_over_seeds_and_stretches_of_steps(source):
     less = [point["loss"] - base[point["step"]] for point in curve]
     assert [point["less"] for point in curve] == pytest.approx(less, abs=1e-5)
     assert "came" not in {point["label"] for point in figure.data["curves"]}
+
+
+def test_curves_are_compared_over_the_seeds_that_both_have(tmp_path):
+    """Seeds differ by their batches: a row of three is not set against a baseline of five."""
+    fake = Fake(tuned_recipe("adamw", "lion"), outcome)
+    write_store(fake.forget(lambda t: t.spec == "adamw" or t.seed < 4), tmp_path)
+    (source,) = read_sources([tmp_path])
+    figure, _ = loss_curves(source)
+    less = [point["less"] for point in figure.data["curves"] if point["label"] == "lion"]
+    assert np.allclose(less, EFFECTS["lion"], atol=0.02)
+    odd = replace(source, board=replace(source.board, other_data=("lion",)))
+    figure, _ = loss_curves(odd)
+    assert {p["less"] for p in figure.data["curves"] if p["label"] == "lion"} == {None}
+    assert "same batches" not in figure.how_to_read
 
 
 def test_a_damaged_curve_is_told_and_the_page_stays(tmp_path):
@@ -326,6 +342,32 @@ def test_coupling_is_the_difference_in_parts_of_the_baselines_gain(tmp_path, sto
     assert figure.title in make_page(sources)
 
 
+def test_optimizers_are_told_apart_over_boards_by_their_arguments(tmp_path):
+    """One label on each board, two optimizers: no standing is made of them."""
+    other = {"spec": "lion", "args": {"betas": [0.5, 0.5]}}
+    for name, lion in (("one", "lion"), ("two", other)):
+        write_store(Fake(tuned_recipe("adamw", lion, "adan"), outcome), tmp_path / name)
+    sources = read_sources([tmp_path / "one", tmp_path / "two"])
+    figure = coupling(sources)
+    assert {point["label"] for point in figure.data["standings"]} == {"adamw", "adan"}
+    assert set(dict(side_by_side(sources).rows)) == {"adamw", "adan", "adamw A/A"}
+    assert "several boards" in figure.title
+    with pytest.raises(ValueError, match="named twice"):
+        read_sources([tmp_path / "one", tmp_path / "two" / ".." / "one"])
+
+
+def test_rows_under_way_are_no_failures(tmp_path):
+    fake = Fake(tuned_recipe(*EFFECTS), outcome).forget(
+        lambda trial: trial.spec != "lion" or trial.seed == 0
+    )
+    write_store(fake, tmp_path)
+    page = make_page(read_sources([tmp_path]))
+    under_way, failed = page.split("<h3>Under way</h3>")[1].split("<h3>Failed</h3>")
+    assert "lion" in under_way.split("</ul>")[0]
+    assert "came" in failed.split("</ul>")[0]
+    assert "8 of 8 search trials" in under_way
+
+
 def test_losses_of_any_size_leave_the_page_readable(tmp_path):
     """1e30 and NaN in one row: the others' scale is theirs, and no NaN is in the page's data."""
 
@@ -350,9 +392,9 @@ def test_an_empty_board_is_a_page_that_says_so(tmp_path):
 
 def test_a_board_under_way_says_how_far_it_is(tmp_path):
     fake = Fake(tuned_recipe("adamw", "lion"), outcome).forget(lambda trial: trial.spec == "adamw")
-    write_store(fake, tmp_path, replace(fake.board(), trials_left=13))
+    write_store(fake, tmp_path, replace(fake.board(), trials_left=13, trials_planned=49))
     page = make_page(read_sources([tmp_path]), live=True)
-    assert "13 trials are yet to run" in page
+    assert "36 of 49 trials have ended" in page
     assert "optbenchLive = true" in page
 
 
@@ -387,7 +429,7 @@ def test_what_is_pushed_is_what_the_store_holds(tmp_path, store, source):
     trials = load_dataset(pushed.dataset, "trials", split="train", cache_dir=cache)
     by_id = {trial["id"]: trial for trial in trials}
     row = next(row for row in source.board.rows if row.label == "adan")
-    for run, curves in zip(row.seeds, source.curves(row), strict=True):
+    for run, curves in zip(row.seeds, source.curves(row).values(), strict=True):
         assert by_id[run.trial]["test_loss"] == run.test_loss
         assert by_id[run.trial]["losses"] == list(curves.losses)
     card = Path(pushed.dataset, "README.md").read_text()

@@ -118,6 +118,11 @@ def test_the_table_sorts_by_numbers_both_ways_and_puts_what_is_missing_last(open
     assert page.get_attribute("th[data-key=lr]", "aria-sort") == "descending"
     _sort_by(page, "optimizer")
     assert _labels(page) == sorted(_labels(page), key=str.lower)
+    _sort_by(page, "difference to adamw")
+    differences = {row.label: row.verdict.difference for row in source.board.rows} | {"adamw": 0.0}
+    told = [differences[label] for label in _labels(page)]
+    assert [d for d in told if d is not None] == sorted(d for d in told if d is not None)
+    assert told[-1] is None
 
 
 def test_the_table_is_searched_and_filtered(open_page, page_file):
@@ -160,6 +165,37 @@ def test_ticked_rows_are_the_coloured_curves(open_page, page_file):
     page.get_by_role("button", name="by token").click()
     page.wait_for_timeout(300)
     assert {text.strip() for text in page.locator(key).all_inner_texts()} == after
+
+
+def test_ticks_made_before_the_curves_are_drawn_hold(open_page, page_file):
+    page = open_page(page_file, viewport={"width": 1200, "height": 300})
+    ticked = page.eval_on_selector_all("[data-chosen]:checked", "boxes => boxes.length")
+    assert ticked > 1
+    page.uncheck("tr[data-label=adamw] [data-chosen]")
+    page.check("tr[data-label=sgd] [data-chosen]")
+    _draw_all(page)
+    key = page.locator("[id$=-loss-curves] .key li")
+    key.first.wait_for()
+    names = {text.strip() for text in key.all_inner_texts()}
+    assert "sgd" in names
+    assert "adamw" not in names
+    assert len(names) == ticked
+
+
+def test_a_live_page_loads_itself_again_and_keeps_what_was_chosen(open_page, page_file, tmp_path):
+    text = make_page(read_sources([page_file.parent]), live=True)
+    file = tmp_path / INDEX
+    write_page(file, text.replace("RELOAD_MS = 30000", "RELOAD_MS = 1500"))
+    page = open_page(file)
+    page.fill("[data-search]", "ada")
+    _sort_by(page, "optimizer")
+    page.check("tr[data-label=adan] [data-chosen]")
+    page.evaluate("window.before = true")
+    page.wait_for_function("window.before === undefined")
+    assert _labels(page) == ["adamw", "adamw A/A", "adan"]
+    assert page.input_value("[data-search]") == "ada"
+    assert page.is_checked("tr[data-label=adan] [data-chosen]")
+    page.evaluate("window.optbenchLive = false")
 
 
 def test_a_mark_tells_its_row_when_pointed_at(open_page, page_file):
@@ -243,7 +279,7 @@ def test_no_string_of_a_store_does_harm(open_page, tmp_path):
     page.wait_for_selector("#vg-tooltip-element.visible")
     assert page.evaluate("window.harmed") is None
     assert NASTY in page.inner_text("tbody tr:first-child th")
-    assert NASTY in page.inner_text(".failures")
+    assert NASTY in page.inner_text("ul.failures")
 
 
 #: What a reader of the table takes for a choice of its own words.

@@ -150,7 +150,8 @@ class _Session:
         rows = list(self._rows(plan))
         environment = self._measured_with()
         board = build_board(plan.recipe, rows, results, environment, self._store.untouched)
-        board = replace(board, trials_left=self._agenda.planned() - self._agenda.ended())
+        planned, ended = self._agenda.planned(), self._agenda.ended()
+        board = replace(board, trials_left=planned - ended, trials_planned=planned)
         texts = {"json": board.to_json(), "csv": board.to_csv(), "md": board.to_markdown()}
         for suffix, text in texts.items():
             self._store.write(f"leaderboard.{suffix}", text)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from optbench_llm.leaderboard.forecast import Fitted, Tell, default_store, withi
 from optbench_llm.leaderboard.optimizer_settings import canonical_spec
 from optbench_llm.leaderboard.plan import Plan, make_plan
 from optbench_llm.leaderboard.plan_page import print_plan
-from optbench_llm.leaderboard.progress import open_display
+from optbench_llm.leaderboard.progress import Display, open_display
 from optbench_llm.leaderboard.recipe import Recipe, load_recipe, override
 from optbench_llm.stopping import exit_code
 from optbench_llm.terminal import make_console
 
 ALL_RUN, NONE_DONE = 0, 1
+#: A live page is no older than this when a trial ends.
+_LIVE_PAGE_S = 30.0
 
 
 def run_command(
@@ -57,21 +60,42 @@ def run_command(
     with open_display(make_console()) as display:
         for words in fitted.words:
             display.say(words)
-        tables_written = partial(_write_page, path, plan, live=True) if live_report else None
+        tables_written = _LivePage(path, plan, display) if live_report else None
         run = run_leaderboard(plan, path, display, workers, tables_written)
     _print_run(run, path)
     if run.board.rows:
-        _write_page(path, plan, live=False)
-        make_console().print(f"{path}/index.html shows it.", highlight=False, markup=False)
+        told = _write_page(path, plan, live=False) or f"{path}/index.html shows it."
+        make_console().print(told, highlight=False, markup=False)
     if run.stopped_by is not None:
         return exit_code(run.stopped_by)
     return ALL_RUN if run.any_done else NONE_DONE
 
 
-def _write_page(path: Path, plan: Plan, *, live: bool) -> None:
+class _LivePage:
+    """Writes the page when tables were written, unless it is new: that takes seconds."""
+
+    def __init__(self, path: Path, plan: Plan, display: Display) -> None:
+        self._path, self._plan, self._display = path, plan, display
+        self._written = -math.inf
+
+    def __call__(self) -> None:
+        if time.monotonic() - self._written < _LIVE_PAGE_S:
+            return
+        fault = _write_page(self._path, self._plan, live=True)
+        if fault is not None:
+            self._display.say(fault)
+        self._written = time.monotonic()
+
+
+def _write_page(path: Path, plan: Plan, *, live: bool) -> str | None:
+    """None, or why it could not be written, which takes nothing from a board."""
     from optbench_llm.report.command import refresh_page
 
-    refresh_page(path, plan.recipe.its_track, live=live)
+    try:
+        refresh_page(path, plan.recipe.its_track, live=live)
+    except ValueError as error:
+        return f"the page is not written: {error}"
+    return None
 
 
 @contextmanager

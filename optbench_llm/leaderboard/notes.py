@@ -61,12 +61,17 @@ def warnings(board: Board) -> list[str]:
 
 
 def notes(board: Board, shown: Sequence[Column]) -> list[str]:
-    """What stands under the table, with a sentence on each of the columns that are shown."""
+    """What stands under the table: rows that are not done, and `explanations`."""
+    not_done = [f"{row.label}: {row.status}: {row.reason}" for row in board.rows if not row.done]
+    return [*not_done, *explanations(board, shown)]
+
+
+def explanations(board: Board, shown: Sequence[Column]) -> list[str]:
+    """What the table rests on, with a sentence on each of the columns that are shown."""
     recipe, rows = board.recipe, board.rows
     keys = {column.key for column in shown}
-    told = [f"{row.label}: {row.status}: {row.reason}" for row in rows if not row.done]
     metric = recipe.ranked_by.replace("_", " ")
-    told.append(f"Ranked by {metric}, lower is better.")
+    told = [f"Ranked by {metric}, lower is better."]
     told += _claims(board)
     told += [column.note for column in shown if column.note]
     told += _exceptions(recipe, rows)

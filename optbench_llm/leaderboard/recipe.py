@@ -343,15 +343,26 @@ def checked_before(values: Mapping[str, Any]) -> Recipe:
     """The recipe of a table, as it was when a run made it; nothing in it is checked again.
 
     To check it would take the libraries of its third-party optimizers.
+
+    Raises:
+        ValueError: a key that every recipe has is missing; names it.
     """
-    own = {name: values[name] for name in Recipe.model_fields if name in values}
+    own = dict(values)
     for name, section in _SECTIONS.items():
         match own.get(name):
             case list(entries):
-                own[name] = [section.model_construct(**entry) for entry in entries]
+                own[name] = [_constructed(section, entry, name) for entry in entries]
             case dict(entry):
-                own[name] = section.model_construct(**entry)
-    return Recipe.model_construct(**own)
+                own[name] = _constructed(section, entry, name)
+    return _constructed(Recipe, own, "recipe")
+
+
+def _constructed(section: type[BaseModel], values: Mapping[str, Any], name: str) -> Any:
+    known = section.model_fields
+    for key, field in known.items():
+        if field.is_required() and key not in values:
+            raise ValueError(f"{name}.{key}: this key is missing")
+    return section.model_construct(**{key: values[key] for key in known if key in values})
 
 
 def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:

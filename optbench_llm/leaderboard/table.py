@@ -36,7 +36,8 @@ class Board:
     ones. Rows are named by their labels: ``baseline`` is what differences are to, ``took_part`` are
     the rows that the statistics rest on, ``other_data`` those that were trained on other batches
     than the others, ``not_begun`` those without a trial. ``measured_elsewhere`` counts rows that
-    were not measured with ``environment``, ``trials_left`` trials of this run that are yet to end.
+    were not measured with ``environment``, ``trials_left`` trials of this run that are yet to end,
+    of ``trials_planned``.
     """
 
     recipe: SkipValidation[Recipe]
@@ -52,6 +53,7 @@ class Board:
     not_begun: tuple[str, ...] = ()
     measured_elsewhere: int = 0
     trials_left: int = 0
+    trials_planned: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, plain values without NaN."""
@@ -73,6 +75,7 @@ class Board:
             "other_data": self.other_data,
             "not_begun": self.not_begun,
             "trials_left": self.trials_left,
+            "trials_planned": self.trials_planned,
             "rows": [row.to_dict() for row in self.rows],
         }
         return finite_only(values)
@@ -99,6 +102,8 @@ class Board:
         values["measured_elsewhere"] = environment.pop("rows_measured_elsewhere", 0)
         values["environment"] = environment
         recipe = checked_before(values.pop("recipe"))
+        judged = [row.label for row in values["rows"] if row.verdict.rank_interval is not None]
+        values.setdefault("took_part", judged)
         own = {f.name: values[f.name] for f in fields(cls) if f.name in values}
         try:
             board = _reader().validate_python({**own, "recipe": recipe})

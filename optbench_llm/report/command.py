@@ -27,8 +27,10 @@ def write_report(stores: Sequence[Path], out: Path | None, *, figures: bool = Fa
     written = [page]
     if figures:
         shared = coupling(sources)
-        for source in sources:
-            prefix = source.board.recipe.its_track if len(sources) == 1 else source.file_name
+        for place, source in enumerate(sources, start=1):
+            track = source.board.recipe.its_track
+            several = f"{place}-{source.store.resolve().name}-{track}"
+            prefix = track if len(sources) == 1 else several
             for figure in figures_of(source)[0]:
                 written += export(figure, folder / "figures", prefix)
         if shared is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -22,8 +23,9 @@ _SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down
 
 def coupling(sources: Sequence[Source]) -> Figure | None:
     """None of fewer than two boards with rows in common."""
+    called = _called(sources)
     standings = {
-        name: _standings(source.board)
+        name: _standings(source.board, called)
         for name, source in zip(names(sources), sources, strict=True)
         if source.board.baseline
     }
@@ -42,13 +44,15 @@ def coupling(sources: Sequence[Source]) -> Figure | None:
         for name, standing in standings.items()
         if label in standing
     ]
+    models = {source.board.recipe.model for source in sources}
     return Figure(
         "coupling",
-        "The same optimizers on other models",
+        f"The same optimizers on {'other models' if len(models) > 1 else 'several boards'}",
         "Each mark is an optimizer's difference to the baseline on one board, in per cent of what "
         "the baseline gains there over the untouched model: left of 0 is better. Rows whose "
         "standing changes most from board to board come first. " + _agreements(standings),
-        "Boards may differ in data, steps and tuning as well as in the model.",
+        "Boards may differ in data, steps and tuning as well as in the model, and the noise of "
+        "each is part of the spread.",
         (Plot("", _spec(order, list(standings))),),
         {"standings": records},
     )
@@ -64,13 +68,32 @@ class SideBySide:
 
 def side_by_side(sources: Sequence[Source]) -> SideBySide:
     """Rows in the order of the first board that has them; empty where none is on two boards."""
+    called = _called(sources)
     told = [
-        {row.label: _told(source.board, row) for row in source.board.rows} for source in sources
+        {called[_which(row)]: _told(one.board, row) for row in one.board.rows} for one in sources
     ]
     labels = dict.fromkeys(label for board in told for label in board)
     shared = [label for label in labels if sum(label in board for board in told) > 1]
     rows = tuple((label, tuple(board.get(label, MISSING) for board in told)) for label in shared)
     return SideBySide(tuple(names(sources)), rows)
+
+
+def _which(row: Row) -> str:
+    """What tells optimizers apart over boards; a label does so on its own board alone."""
+    return json.dumps([row.optimizer, row.arguments, row.a_a], sort_keys=True)
+
+
+def _called(sources: Sequence[Source]) -> dict[str, str]:
+    """A name for each: its label, with its arguments where another has that label."""
+    labels: dict[str, str] = {}
+    for source in sources:
+        for row in source.board.rows:
+            label = row.label
+            if label in labels.values() and labels.get(_which(row)) != label:
+                told = " ".join(f"{key}={value}" for key, value in row.arguments.items())
+                label = f"{row.optimizer} {told or '(its defaults)'}"
+            labels.setdefault(_which(row), label)
+    return labels
 
 
 def _told(board: Board, row: Row) -> str:
@@ -79,7 +102,7 @@ def _told(board: Board, row: Row) -> str:
     return "baseline" if row.label == board.baseline else difference_text(row) or MISSING
 
 
-def _standings(board: Board) -> dict[str, float]:
+def _standings(board: Board, called: Mapping[str, str]) -> dict[str, float]:
     """By row, the difference to the baseline in per cent of the baseline's gain."""
     metric = board.recipe.ranked_by
     base = next((row for row in board.rows if row.label == board.baseline), None)
@@ -88,7 +111,7 @@ def _standings(board: Board) -> dict[str, float]:
     if loss is None or initial is None or initial <= loss:
         return {}
     return {
-        row.label: 100 * (found - loss) / (initial - loss)
+        called[_which(row)]: 100 * (found - loss) / (initial - loss)
         for row in board.rows
         if row.done and not row.a_a and (found := row.loss(metric)) is not None
     }

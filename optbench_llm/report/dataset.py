@@ -16,6 +16,10 @@ from optbench_llm.strict_json import finite_only
 #: Keys whose values have no fixed form: they travel as JSON.
 _AS_JSON = ("arguments", "hyperparameters", "seeds", "search", "with_tries")
 
+_TEXTS = (
+    "reason", "batches_hash", "trial", "equivalent_baseline_steps_bound", "device", "engine",
+)  # fmt: skip
+
 
 def write_dataset(folder: Path, sources: Sequence[Source], repo: str) -> None:
     """Write ``rows.parquet`` (every board's), ``trials.parquet`` and ``README.md`` of one store.
@@ -60,7 +64,14 @@ def _write(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    parquet.write_table(pa.Table.from_pylist(list(records)), path, compression="zstd")
+    table = pa.Table.from_pylist(list(records))
+    # A column of nothing has no type of its own, and could not stand beside another store's.
+    types = {True: pa.string(), False: pa.float64()}
+    for place, column in enumerate(table.schema):
+        if pa.types.is_null(column.type):
+            values = table.column(place).cast(types[column.name in _TEXTS])
+            table = table.set_column(place, column.name, values)
+    parquet.write_table(table, path, compression="zstd")
 
 
 def _card(sources: Sequence[Source], repo: str) -> str:

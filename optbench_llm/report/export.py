@@ -29,7 +29,7 @@ def export(figure: Figure, folder: Path, prefix: str = "") -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     for plot in figure.plots:
-        spec = (plot.still or plot.spec) | {
+        spec = (plot.spec if plot.still is None else plot.still()) | {
             "datasets": figure.data, "config": _CONFIG, "title": figure.title,
         }  # fmt: skip
         if spec.get("width") == "container":

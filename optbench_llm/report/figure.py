@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,21 +24,22 @@ DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
 class Plot:
     """A Vega-Lite plot over the figure's data.
 
-    ``narrow`` is what a phone has room for, ``still`` what stands outside of the page, where nobody
-    can point at anything; None where these are the plot itself.
+    ``narrow`` is what a phone has room for, ``still`` makes what stands outside of the page, where
+    nobody can point at anything; None where these are the plot itself.
     """
 
     name: str
     spec: dict[str, Any]
     narrow: dict[str, Any] | None = None
-    still: dict[str, Any] | None = None
+    still: Callable[[], dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
 class Figure:
     """Plots of one question; a reader chooses between them where there are several.
 
-    ``data`` has, by name, the records that the plots show.
+    ``data`` has, by name, the records that the plots show; ``chosen`` are the rows that stand out
+    at first, where a reader chooses them.
     """
 
     id: str
@@ -47,11 +48,12 @@ class Figure:
     does_not_say: str
     plots: tuple[Plot, ...]
     data: dict[str, Records] = field(default_factory=dict)
+    chosen: tuple[str, ...] = ()
 
 
 def spec_of(chart: alt.TopLevelMixin) -> dict[str, Any]:
     """The chart as Vega-Lite, without what the page sets for all."""
-    spec = chart.to_dict()  # type: ignore[attr-defined]
+    spec = chart.to_dict(validate=False)  # type: ignore[attr-defined]
     spec.pop("config", None)
     spec.pop("$schema", None)
     return spec

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from optbench_llm.leaderboard.columns import difference_text
+from optbench_llm.leaderboard.columns import DIFFERS, difference_text
 from optbench_llm.leaderboard.rows import Row
 from optbench_llm.leaderboard.table import Board
 from optbench_llm.report.figure import ALIKE, BETTER, OTHER, WORSE, Figure, Plot, spec_of
@@ -17,7 +17,6 @@ _KINDS = {
     "not told apart": (ALIKE, "circle"),
     "baseline": (OTHER, "square"),
     "A/A check": (OTHER, "diamond"),
-    "not done": (WORSE, "cross"),
 }
 _ROW_HEIGHT = 19
 
@@ -30,11 +29,13 @@ def forest(board: Board) -> Figure | None:
     records = [_record(board, row, limit) for row in board.rows]
     metric = board.recipe.ranked_by.replace("_", " ")
     off = any(record["off"] for record in records)
+    banded = any(row.verdict.claim_margin for row in board.rows)
     return Figure(
         "forest",
         f"Difference to {board.baseline}",
-        f"Left of 0 is a lower {metric} than {board.baseline}'s. The line is the 95 % interval; a "
-        "difference within the grey band is never claimed, and only triangles are claims."
+        f"Left of 0 is a lower {metric} than {board.baseline}'s. The line is the 95 % interval; "
+        + ("a difference within the grey band is never claimed, and " if banded else "")
+        + "only triangles are claims. Beside the number stands the interval of ranks."
         + (" A row whose mark stands at the edge lies beyond it: read its number." if off else ""),
         "A row that is not told apart is not shown to be equal: more seeds might tell.",
         (Plot("", _spec(board, records, limit), _spec(board, records, limit, narrow=True)),),
@@ -60,6 +61,7 @@ def _record(board: Board, row: Row, limit: float) -> dict[str, Any]:
         "band_high": min(margin, limit),
         "off": center is not None and abs(center) > limit,
         "numbers": _numbers(row, is_baseline),
+        "short": _short(row, is_baseline),
         "ranks": "–" if ranks is None else f"{ranks[0]} to {ranks[1]}",
         "finished": f"{row.finished[0]} of {row.finished[1]} seeds",
     }
@@ -71,7 +73,7 @@ def _kind(board: Board, row: Row) -> str:
     if row.label == board.baseline:
         return "baseline"
     if row.verdict.difference is None:
-        return "not done"
+        return "no claim" if row.done else "not done"
     if not row.verdict.differs:
         return "not told apart"
     return "better" if row.verdict.difference < 0 else "worse"
@@ -80,7 +82,17 @@ def _kind(board: Board, row: Row) -> str:
 def _numbers(row: Row, is_baseline: bool) -> str:
     if not row.done:
         return f"{row.status} {row.finished[0]}/{row.finished[1]}"
-    return "baseline" if is_baseline else difference_text(row) or "–"
+    told = "baseline" if is_baseline else difference_text(row) or "no claim"
+    ranks = row.verdict.rank_interval
+    return told if ranks is None else f"{told:<15} {ranks[0]}–{ranks[1]}"
+
+
+def _short(row: Row, is_baseline: bool) -> str:
+    """The same in the width that a phone has for it."""
+    difference = row.verdict.difference
+    if difference is None or is_baseline:
+        return row.status if not row.done else "0"
+    return f"{difference:+.3f}{DIFFERS if row.verdict.differs else ''}"
 
 
 def _clamp(value: float | None, limit: float) -> float | None:
@@ -94,7 +106,8 @@ def _spec(
 
     order = [record["label"] for record in records]
     y = alt.Y("label:N", sort=order, title=None, axis=alt.Axis(labelLimit=110 if narrow else 190))
-    numbers = json.dumps({record["label"]: record["numbers"] for record in records})
+    told = "short" if narrow else "numbers"
+    numbers = json.dumps({record["label"]: record[told] for record in records})
     right = alt.Axis(
         orient="right", labelExpr=f"{numbers}[datum.value]", labelFont="monospace", ticks=False,
         domain=False, labelLimit=190,
@@ -135,10 +148,8 @@ def _spec(
     )
     layers = [band, zero, lines, points]
     size = {"width": "container", "height": _ROW_HEIGHT * len(records)}
-    if narrow:
-        return spec_of(alt.layer(*layers).properties(**size))
-    told = base.mark_point(opacity=0).encode(
+    texts = base.mark_point(opacity=0).encode(
         x=x, y=alt.Y("label:N", sort=order, title=None, axis=right)
     )
-    both = alt.layer(told, alt.layer(*layers)).resolve_scale(y="independent")
+    both = alt.layer(texts, alt.layer(*layers)).resolve_scale(y="independent")
     return spec_of(both.properties(**size))

@@ -37,7 +37,7 @@ def gain_cost(board: Board) -> Figure | None:
     gains = [
         (row, initial - loss)
         for row in board.rows
-        if row.done and (loss := row.loss(board.recipe.ranked_by)) is not None
+        if row.done and not row.a_a and (loss := row.loss(board.recipe.ranked_by)) is not None
     ]
     if not gains:
         return None
@@ -45,7 +45,12 @@ def gain_cost(board: Board) -> Figure | None:
     lowest = _lowest(board, [gain for _, gain in gains])
     plots, data = [], {}
     for name, axis, cost in _COSTS:
-        points = [(row, gain, value) for row, gain in gains if (value := cost(row)) is not None]
+        known = [(row, gain, cost(row)) for row, gain in gains]
+        points = [
+            (row, gain, value)
+            for row, gain, value in known
+            if value is not None and (value > 0 or name == "state")
+        ]
         if points:
             data[name] = _records(board, points, lowest)
             plots.append(Plot(name, _spec(name, axis, metric)))
@@ -140,6 +145,7 @@ def _tries(board: Board, initial: float) -> list[dict[str, Any]]:
             "kind": "baseline" if row.label == board.baseline else "other",
         }
         for row in board.rows
+        if not row.a_a
         for k, loss in (row.tuning.with_tries or {}).items()
         if loss is not None
     ]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from optbench_llm.leaderboard.rows import Row
@@ -28,41 +29,48 @@ _AXES = {
 
 def loss_curves(source: Source) -> tuple[Figure | None, list[str]]:
     """The figure, None where no row has a finished seed, and what could not be read."""
-    records: list[dict[str, Any]] = []
+    board = source.board
+    found: dict[str, dict[int, Curves]] = {}
     faults: list[str] = []
-    for row in source.board.rows:
+    for row in board.rows:
         try:
-            records += _records(row, source.curves(row))
+            found[row.label] = source.curves(row)
         except ValueError as error:
             faults.append(str(error))
+    base = found.get(board.baseline or "", {})
+    records = [
+        record
+        for row in board.rows
+        if (runs := found.get(row.label))
+        for record in _records(row, runs, {} if row.label in board.other_data else base)
+    ]
     if not records:
         return None, faults
-    told = {record["label"] for record in records}
-    labels = [row.label for row in source.board.rows if row.label in told]
-    baseline = source.board.baseline
-    if baseline not in told:
-        baseline = None
+    labels = list(dict.fromkeys(record["label"] for record in records))
     first = labels[:_SHOWN_FIRST]
-    chosen = first if baseline is None else list(dict.fromkeys([baseline, *first]))
+    chosen = list(dict.fromkeys([board.baseline, *first])) if base else first
     known = [key for key in _AXES if any(record[key] is not None for record in records)]
     shapes = [_Shape(key, f"by {key}", "loss", "train loss", _highest(records)) for key in known]
-    if baseline is not None:
-        _compare(records, baseline)
-        title = f"train loss less {baseline}'s"
-        shapes.insert(0, _Shape("step", f"less {baseline}'s", "less", title, None))
+    if base:
+        title = f"train loss less {board.baseline}'s"
+        shapes.insert(0, _Shape("step", f"less {board.baseline}'s", "less", title, None))
+    paired = (
+        "All rows see the same batches, so that hard ones raise all curves at once: what is left "
+        "of a curve less the baseline's, over the seeds that both have done, is the optimizer's. "
+    )
     figure = Figure(
         "loss-curves",
         "Loss curves",
-        "Train loss on the way, each point the mean over seeds of a stretch of steps. All rows see "
-        "the same batches, so that hard ones raise all curves at once, and differences show what "
-        "the optimizers do. Coloured are the rows that are ticked in the table; point at any other "
-        "to see its name.",
+        "Train loss on the way, each point the mean over seeds of a stretch of steps. "
+        + (paired if base and not board.other_data else "")
+        + "Coloured are the rows that are ticked in the table; point at any other to see its name.",
         "Train loss is no test loss: a row that learns its batches fast need not be the best.",
         tuple(
-            Plot(shape.name, _spec(shape, chosen), still=_spec(shape, chosen, still=True))
+            Plot(shape.name, _spec(shape, chosen), still=partial(_spec, shape, chosen, still=True))
             for shape in shapes
         ),
         {"curves": records},
+        chosen=tuple(chosen),
     )
     return figure, faults
 
@@ -84,36 +92,35 @@ def _highest(records: Sequence[dict[str, Any]]) -> float:
     return min(max(record["loss"] for record in records), 2 * median(begun.values()))
 
 
-def _compare(records: Sequence[dict[str, Any]], baseline: str) -> None:
-    """Add what each loss is above the baseline's after as many steps."""
-    base = {record["step"]: record["loss"] for record in records if record["label"] == baseline}
-    for record in records:
-        there = base.get(record["step"])
-        record["less"] = None if there is None else _six(record["loss"] - there)
+def _records(
+    row: Row, runs: Mapping[int, Curves], base: Mapping[int, Curves]
+) -> list[dict[str, Any]]:
+    """A row's mean curve in at most `POINTS` points, each the mean of a stretch of steps.
 
-
-def _records(row: Row, curves: Sequence[Curves]) -> list[dict[str, Any]]:
-    """A row's mean curve in at most `POINTS` points, each the mean of as many steps."""
-    runs = [curve.losses for curve in curves if curve.losses]
+    ``base`` are the baseline's runs, by seed as well.
+    """
+    runs = {seed: run for seed, run in runs.items() if run.losses}
     if not runs:
         return []
-    steps = min(len(losses) for losses in runs)
-    passes = list(accumulate(curves[0].step_passes or [1.0] * steps))
+    steps = min(len(run.losses) for run in runs.values())
+    passes = list(accumulate(next(iter(runs.values())).step_passes or [1.0] * steps))
     seconds = row.costs.train_wall_s
     if seconds is not None:
-        seconds -= row.costs.compile_s or 0.0
+        seconds = max(0.0, seconds - (row.costs.compile_s or 0.0))
+    shared = [seed for seed in runs if seed in base and len(base[seed].losses) >= steps]
     records: list[dict[str, Any]] = []
-    count = min(POINTS, steps)
-    for place in range(count):
-        begin, end = place * steps // count, (place + 1) * steps // count
-        found = [loss for losses in runs for loss in losses[begin:end] if loss is not None]
-        if not found:
+    for begin, end in _stretches(steps):
+        loss = _mean(runs.values(), begin, end)
+        if loss is None:
             continue
         part = passes[end - 1] / passes[steps - 1]
+        own = _mean([runs[seed] for seed in shared], begin, end)
+        others = _mean([base[seed] for seed in shared], begin, end)
         records.append(
             {
                 "label": row.label,
-                "loss": _six(sum(found) / len(found)),
+                "loss": _six(loss),
+                "less": None if own is None or others is None else _six(own - others),
                 "step": end,
                 "pass": _six(passes[end - 1]),
                 "second": None if seconds is None else _six(seconds * part),
@@ -121,6 +128,17 @@ def _records(row: Row, curves: Sequence[Curves]) -> list[dict[str, Any]]:
             }
         )
     return records
+
+
+def _stretches(steps: int) -> list[tuple[int, int]]:
+    count = min(POINTS, steps)
+    return [(k * steps // count, (k + 1) * steps // count) for k in range(count)]
+
+
+def _mean(runs: Iterable[Curves], begin: int, end: int) -> float | None:
+    """The mean of the losses that are finite; None of none."""
+    found = [loss for run in runs for loss in run.losses[begin:end] if loss is not None]
+    return fmean(found) if found else None
 
 
 def _six(value: float) -> float:

@@ -16,56 +16,50 @@ def lr_panels(board: Board) -> Figure | None:
     searched = [row for row in board.rows if len(row.tuning.search) > 1]
     if not searched:
         return None
-    top = _top(board, searched)
+    top, noise = _top(board, searched), board.noise_between_seeds
+    known = board.untouched is not None and board.untouched.eval_loss is not None
     records = [record for row in searched for record in _records(row, top)]
     return Figure(
         "lr-panels",
         "Was it tuned?",
         "Each panel is one optimizer: validation loss at every learning rate that its search "
-        "tried, all on one scale. Dashed is the declared lr, solid the chosen one; a cross failed, "
-        "and a triangle at the top is worse than the untouched model. A curve whose lowest point "
-        "is an end may go on falling beyond it.",
-        "One seed each: differences of a few hundredths between panels are noise.",
+        "tried, all on one scale. Dashed is the declared lr, solid the chosen one; a cross failed"
+        + (", and a triangle at the top is worse than the untouched model" if known else "")
+        + ". A curve whose lowest point is an end may go on falling beyond it.",
+        "Each point is one seed"
+        + ("." if noise is None else f", with a noise of about {noise:.2g} from seed to seed."),
         (Plot("", _spec([row.label for row in searched])),),
         {"tried": records},
     )
 
 
-def _top(board: Board, rows: list[Row]) -> float | None:
-    """Losses above this are drawn at it: the untouched model's, or else the highest."""
+def _top(board: Board, rows: list[Row]) -> float:
+    """Failures, and losses above this, are drawn at it: the untouched model's, or the highest."""
     if board.untouched is not None and board.untouched.eval_loss is not None:
         return board.untouched.eval_loss
     losses = [run.validation_loss for row in rows for run in row.tuning.search]
-    return max((loss for loss in losses if loss is not None), default=None)
+    return max((loss for loss in losses if loss is not None), default=1.0)
 
 
-def _records(row: Row, top: float | None) -> list[dict[str, Any]]:
-    records: list[dict[str, Any]] = [
-        {
-            "label": row.label,
-            "lr": run.lr,
-            "loss": _shown(run.validation_loss, top),
-            "what": _what(run.status, run.validation_loss, top),
-            "told": run.status if run.validation_loss is None else f"{run.validation_loss:.4f}",
-        }
-        for run in row.tuning.search
-    ]
+def _records(row: Row, top: float) -> list[dict[str, Any]]:
+    records: list[dict[str, Any]] = []
+    for run in row.tuning.search:
+        loss = run.validation_loss
+        what = "failed" if loss is None else "worse than untouched" if loss > top else "tried"
+        records.append(
+            {
+                "label": row.label,
+                "lr": run.lr,
+                "loss": top if loss is None else min(loss, top),
+                "line": loss if what == "tried" else None,
+                "what": what,
+                "told": run.status if loss is None else f"{loss:.4f}",
+            }
+        )
     for what, lr in (("declared", row.tuning.declared_lr), ("chosen", row.lr)):
         if lr is not None:
             records.append({"label": row.label, "lr": lr, "what": what, "told": f"{what} {lr:.3g}"})
     return records
-
-
-def _shown(loss: float | None, top: float | None) -> float | None:
-    if top is None:
-        return loss
-    return top if loss is None else min(loss, top)
-
-
-def _what(status: str, loss: float | None, top: float | None) -> str:
-    if loss is None:
-        return "tried" if status == "done" else "failed"
-    return "worse than untouched" if top is not None and loss > top else "tried"
 
 
 def _spec(labels: list[str]) -> dict[str, Any]:
@@ -80,7 +74,7 @@ def _spec(labels: list[str]) -> dict[str, Any]:
     y = alt.Y("loss:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=3))
     base = alt.Chart().encode(x=x)
     tried = base.transform_filter("isValid(datum.loss)")
-    line = tried.mark_line(color=ALIKE, strokeWidth=1.2).encode(y=y)
+    line = tried.mark_line(color=ALIKE, strokeWidth=1.2).encode(y=alt.Y("line:Q", title=None))
     kinds = ["tried", "failed", "worse than untouched"]
     legend = alt.Legend(title=None, orient="top")
     points = tried.mark_point(filled=True, size=34, opacity=1).encode(

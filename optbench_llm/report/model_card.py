@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from optbench_llm.hub import looks_like_hub_id
 
 _LOSSES = {"test_loss": "Test loss", "eval_loss": "Validation loss", "train_loss": "Train loss"}
 
@@ -14,6 +18,13 @@ def model_card(result: Mapping[str, Any], name: str) -> str:
 
     settings = result["settings"]
     source, model = settings["data"]["source"], settings["model"]
+    if Path(source).exists():
+        source = Path(source).name
+    losses = {
+        key: (title, result[key])
+        for key, title in _LOSSES.items()
+        if result.get(key) is not None and math.isfinite(result[key])
+    }
     told = [
         EvalResult(
             task_type="text-generation",
@@ -22,19 +33,18 @@ def model_card(result: Mapping[str, Any], name: str) -> str:
             dataset_name=source,
             metric_type="loss",
             metric_name=title,
-            metric_value=round(result[key], 4),
+            metric_value=round(loss, 4),
         )
-        for key, title in _LOSSES.items()
-        if result.get(key) is not None
+        for title, loss in losses.values()
     ]
     data = ModelCardData(
         library_name="peft" if settings["lora"] else "transformers",
-        base_model=model if model.count("/") == 1 and not model.startswith((".", "/")) else None,
+        base_model=model if looks_like_hub_id(model) and not Path(model).exists() else None,
         tags=["optbench_llm", f"optimizer:{result['optimizer']}"],
         model_name=name,
         eval_results=told or None,
     )
-    lines = [f"- {title}: {result[key]:.4f}" for key, title in _LOSSES.items() if result.get(key)]
+    lines = [f"- {title}: {loss:.4f}" for title, loss in losses.values()]
     return (
         f"---\n{data.to_yaml()}\n---\n\n# {name}\n\n"
         f"{model}, fine-tuned on {source} with the optimizer `{result['optimizer']}` by "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from functools import cache
 from importlib import resources
 from importlib.metadata import version
@@ -12,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from optbench_llm.cache import cache_dir, read_checked, write_checked
-from optbench_llm.leaderboard.notes import headline, warnings
+from optbench_llm.leaderboard.columns import columns
+from optbench_llm.leaderboard.notes import explanations, headline, warnings
 from optbench_llm.leaderboard.rows import Row
 from optbench_llm.report.coupling import coupling, side_by_side
 from optbench_llm.report.figure import DASHES, LINES, Figure
@@ -26,6 +28,8 @@ from optbench_llm.report.sources import Source, names
 from optbench_llm.strict_json import finite_only
 
 INDEX = "index.html"
+#: Above the table.
+_FIRST = ("forest", "lr-panels", "gain-cost")
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,11 @@ class Section:
     headline: str
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
-    figures: tuple[Figure, ...]
+    first: tuple[Figure, ...]
+    later: tuple[Figure, ...]
     table: PageTable
     failed: tuple[Row, ...]
+    under_way: tuple[Row, ...]
     recipe: str
     command: str
     facts: dict[str, str]
@@ -48,8 +54,18 @@ class Section:
     @property
     def progress(self) -> str:
         """How far its sweep is, where it is under way."""
-        left = self.source.board.trials_left
-        return f"{left} trials are yet to run" if left else ""
+        left, planned = self.source.board.trials_left, self.source.board.trials_planned
+        return f"{planned - left} of {planned} trials have ended" if left else ""
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """All of them, above the table and below it."""
+        return (*self.first, *self.later)
+
+    @property
+    def has_curves(self) -> bool:
+        """Whether there are lines to choose by the ticks of the table."""
+        return any(figure.chosen for figure in self.later)
 
 
 def make_page(sources: Sequence[Source], *, live: bool = False) -> str:
@@ -67,6 +83,7 @@ def make_page(sources: Sequence[Source], *, live: bool = False) -> str:
         coupling=shared,
         data=_data(sections, shared),
         live=live,
+        made=datetime.now(timezone.utc),
     )
 
 
@@ -96,16 +113,22 @@ def figures_of(source: Source) -> tuple[tuple[Figure, ...], list[str]]:
 def _section(id: str, name: str, source: Source) -> Section:
     board = source.board
     figures, faults = figures_of(source)
+    not_done = [row for row in board.rows if not row.done]
     return Section(
         id=id,
         name=name,
         source=source,
         headline=headline(board.recipe),
         warnings=tuple(warnings(board)),
-        notes=(*board.notes(), *(f"Not in the loss curves: {fault}" for fault in faults)),
-        figures=figures,
+        notes=(
+            *explanations(board, columns(board.recipe, board.rows)),
+            *(f"Not in the loss curves: {fault}" for fault in faults),
+        ),
+        first=tuple(figure for figure in figures if figure.id in _FIRST),
+        later=tuple(figure for figure in figures if figure.id not in _FIRST),
         table=page_table(board),
-        failed=tuple(row for row in board.rows if not row.done),
+        failed=tuple(row for row in not_done if row.status != "interrupted"),
+        under_way=tuple(row for row in not_done if row.status == "interrupted"),
         recipe=_yaml(board.to_dict()["recipe"]),
         command=_command(source),
         facts=_facts(source),
@@ -148,6 +171,7 @@ def _data(sections: Sequence[Section], shared: Figure | None) -> dict[str, Any]:
         place: {
             "plots": [{"spec": plot.spec, "narrow": plot.narrow} for plot in figure.plots],
             "data": figure.data,
+            "chosen": figure.chosen,
         }
         for place, figure in figures.items()
     }

@@ -41,7 +41,7 @@ class PageRow:
     scope: str
     year: str
     status: str
-    done: bool
+    failed: bool
     differs: bool
     rank_bar: RankBar | None
 
@@ -71,15 +71,21 @@ def _row(board: Board, row: Row, shown: Sequence[Column]) -> PageRow:
     info = None if row.spec is None else row.spec.info
     return PageRow(
         label=row.label,
-        cells=tuple(Cell(c.key, c.cell(row).strip(), _number(c.key, row, values)) for c in shown),
+        cells=tuple(_cell(board, row, column, values) for column in shown),
         category=THIRD_PARTY if info is None else info.category,
         scope=THIRD_PARTY if info is None else info.scope,
         year=THIRD_PARTY if info is None else str(info.year),
         status=row.status,
-        done=row.done,
+        failed=not row.done and row.status != "interrupted",
         differs=bool(row.verdict.differs),
         rank_bar=_rank_bar(board, row),
     )
+
+
+def _cell(board: Board, row: Row, column: Column, values: dict[str, Any]) -> Cell:
+    if column.key == "difference" and row.label == board.baseline:
+        return Cell(column.key, "baseline", 0.0)
+    return Cell(column.key, column.cell(row).strip(), _number(column.key, row, values))
 
 
 def _number(key: str, row: Row, values: dict[str, Any]) -> float | None:
@@ -89,7 +95,7 @@ def _number(key: str, row: Row, values: dict[str, Any]) -> float | None:
     match value:
         case bool() | str():
             return None
-        case [low, high, *_]:
+        case [int() as low, int() as high]:
             return low + high / 1e6
         case int() | float():
             return float(value)

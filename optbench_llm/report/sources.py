@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 
 from optbench_llm.leaderboard.identity import Identity
@@ -21,14 +21,13 @@ _TRACKS = ("tuned", "declared", "reference")
 
 @dataclass(frozen=True)
 class Source:
-    """A board, the store that its trials are in, and when its table was written.
+    """A board, and the store that its trials are in.
 
     ``identity`` is None of a table that stands alone, without the trials.
     """
 
     board: Board
     store: Path
-    written: datetime
     identity: Identity | None = None
 
     @property
@@ -38,28 +37,25 @@ class Source:
         track = recipe.its_track
         return recipe.name if track in recipe.name else f"{recipe.name}, {track}"
 
-    @property
-    def file_name(self) -> str:
-        """A name for files: the store's folder and the track."""
-        return f"{self.store.resolve().name}-{self.board.recipe.its_track}"
-
-    def curves(self, row: Row) -> list[Curves]:
-        """What each finished seed of a row has many values of.
+    def curves(self, row: Row) -> dict[int, Curves]:
+        """What each finished seed of a row has many values of, by seed.
 
         Raises:
             ValueError: a trial is missing or damaged; names its folder and what to do.
         """
-        return [self._curves(row, run.trial) for run in row.seeds if run.status == "done"]
+        return {run.seed: self._curves(row, run.trial) for run in row.seeds if run.status == "done"}
 
     def _curves(self, row: Row, id: str) -> Curves:
-        folders = [f for f in self._folders() if f.endswith(f"-{id}")]
-        if not folders:
+        if id not in self._folders:
             raise ValueError(f"{self.store}: the trial {id} of {row.label} is missing")
-        return read_result(self.store / "trials" / folders[0]).curves()
+        return read_result(self.store / "trials" / self._folders[id]).curves()
 
-    def _folders(self) -> list[str]:
+    @cached_property
+    def _folders(self) -> dict[str, str]:
+        """The trials' folders by their ids."""
         trials = self.store / "trials"
-        return os.listdir(trials) if trials.is_dir() else []
+        found = os.listdir(trials) if trials.is_dir() else []
+        return {name.rpartition("-")[2]: name for name in found}
 
 
 def names(sources: Sequence[Source]) -> list[str]:
@@ -75,8 +71,13 @@ def read_sources(stores: Sequence[Path]) -> list[Source]:
     """The boards of the stores, every track of each; no store is written to.
 
     Raises:
-        ValueError: a folder is no store, holds no table, or one that is damaged; says what to do.
+        ValueError: a folder is no store, holds no table or one that is damaged, or is named twice;
+            says what to do.
     """
+    places = [store.resolve() for store in stores]
+    for place, store in zip(places, stores, strict=True):
+        if places.count(place) > 1:
+            raise ValueError(f"{store}: is named twice")
     return [source for store in stores for source in _of_store(store)]
 
 
@@ -96,8 +97,7 @@ def _of_store(store: Path) -> Iterator[Source]:
                 f"{path}: is no whole table ({what}); "
                 f"optbench-llm leaderboard RECIPE --store {store} writes it anew"
             ) from error
-        written = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)
-        yield Source(board, store, written, identity)
+        yield Source(board, store, identity)
 
 
 def _nothing_in(store: Path) -> str:
