@@ -37,7 +37,8 @@ def loss_curves(source: Source) -> tuple[Figure | None, list[str]]:
             found[row.label] = source.curves(row)
         except ValueError as error:
             faults.append(str(error))
-    base = found.get(board.baseline or "", {})
+    baseline = board.baseline or ""
+    base = found.get(baseline, {})
     records = [
         record
         for row in board.rows
@@ -46,14 +47,14 @@ def loss_curves(source: Source) -> tuple[Figure | None, list[str]]:
     ]
     if not records:
         return None, faults
-    labels = list(dict.fromkeys(record["label"] for record in records))
+    labels: list[str] = list(dict.fromkeys(record["label"] for record in records))
     first = labels[:_SHOWN_FIRST]
-    chosen = list(dict.fromkeys([board.baseline, *first])) if base else first
+    chosen = list(dict.fromkeys([baseline, *first])) if base else first
     known = [key for key in _AXES if any(record[key] is not None for record in records)]
     shapes = [_Shape(key, f"by {key}", "loss", "train loss", _highest(records)) for key in known]
     if base:
-        title = f"train loss less {board.baseline}'s"
-        shapes.insert(0, _Shape("step", f"less {board.baseline}'s", "less", title, None))
+        title = f"train loss less {baseline}'s"
+        shapes.insert(0, _Shape("step", f"less {baseline}'s", "less", title, None))
     paired = (
         "All rows see the same batches, so that hard ones raise all curves at once: what is left "
         "of a curve less the baseline's, over the seeds that both have done, is the optimizer's. "

@@ -211,11 +211,7 @@ def _templates() -> Any:
 
 
 def _text(name: str) -> str:
-    return (
-        resources.files("optbench_llm.report")
-        .joinpath("templates", name)
-        .read_text(encoding="utf-8")
-    )
+    return (resources.files("optbench_llm.report") / "templates" / name).read_text("utf-8")
 
 
 def write_page(path: Path, text: str) -> None:
