@@ -94,10 +94,11 @@ def test_a_stack_steps_as_its_units_would_by_themselves(name, case, monkeypatch)
     """While gradients come and go, so that units of one shape are at different steps.
 
     A library may add up a product of stacks in another order. In float64 that is next to nothing;
-    in fp32 Newton-Schulz steps, which push small singular values up, make it ten times larger.
+    in fp32 Newton-Schulz steps, which push small singular values up, and SOAP's bases, which turn
+    where eigenvalues are close, make it ten times larger.
     """
     shapes = thrice(name)
-    fp32 = 1e-5 if name in ("muon", "scion") else 1e-6
+    fp32 = 1e-5 if name in ("muon", "scion", "soap") else 1e-6
     dtypes = {torch.float64: 1e-12, torch.float32: fp32}
     alone = {dtype: run_rule(name, case, shapes, dtype, "eager") for dtype in dtypes}
     counts = stack_all(monkeypatch)

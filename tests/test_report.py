@@ -2,6 +2,8 @@
 
 import json
 import math
+import struct
+import zlib
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -19,7 +21,7 @@ from optbench_llm.leaderboard.table import Board
 from optbench_llm.report.agreement import agreement
 from optbench_llm.report.coupling import coupling, side_by_side
 from optbench_llm.report.dataset import write_dataset
-from optbench_llm.report.export import export
+from optbench_llm.report.export import _smaller, export
 from optbench_llm.report.forest import forest
 from optbench_llm.report.gain_cost import gain_cost
 from optbench_llm.report.loss_curves import POINTS, loss_curves
@@ -398,12 +400,40 @@ def test_a_board_under_way_says_how_far_it_is(tmp_path):
     assert "optbenchLive = true" in page
 
 
+def decoded(png):
+    """Width, height and filtered pixels of an RGBA picture, its checksums verified."""
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    at, chunks = 8, []
+    while at < len(png):
+        (length,) = struct.unpack_from(">I", png, at)
+        kind, content = png[at + 4 : at + 8], png[at + 8 : at + 8 + length]
+        assert png[at + 8 + length : at + 12 + length] == struct.pack(
+            ">I", zlib.crc32(kind + content)
+        )
+        chunks.append((kind, content))
+        at += 12 + length
+    assert chunks[-1][0] == b"IEND"
+    width, height = struct.unpack_from(">II", dict(chunks)[b"IHDR"])
+    return width, height, zlib.decompress(b"".join(c for kind, c in chunks if kind == b"IDAT"))
+
+
+def test_a_picture_written_small_is_the_same_picture(source):
+    import vl_convert
+
+    spec = {"data": {"values": [{"a": 1}]}, "mark": "bar", "encoding": {"x": {"field": "a"}}}
+    png = vl_convert.vegalite_to_png(spec)
+    assert decoded(_smaller(png)) == decoded(png)
+    assert len(_smaller(png)) < len(png)
+
+
 def test_figures_are_written_as_png_and_svg(tmp_path, source):
     files = [file for figure in figures_of(source)[0] for file in export(figure, tmp_path)]
     assert {path.suffix for path in files} == {".png", ".svg"}
     for path in files:
         if path.suffix == ".png":
-            assert path.read_bytes().startswith(b"\x89PNG")
+            width, height, pixels = decoded(path.read_bytes())
+            assert min(width, height) > 100
+            assert len(pixels) == height * (1 + 4 * width)
     text = (tmp_path / "forest.svg").read_text()
     assert all(f">{row.label}<" in text for row in source.board.rows)
 

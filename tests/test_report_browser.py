@@ -297,7 +297,10 @@ KEPT = {
 
 
 @pytest.mark.slow  # writes ten thousand trials
-def test_a_large_store_opens_in_two_seconds_and_weighs_under_five_megabytes(open_page, tmp_path):
+def test_a_large_store_opens_in_two_seconds_and_weighs_under_five_megabytes(
+    open_page, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("os.fsync", lambda file: None)
     specs = [{"spec": "adamw", "args": {"eps": 1e-9 * (i + 1)}} for i in range(200)]
 
     def many(trial):
