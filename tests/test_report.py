@@ -21,7 +21,7 @@ from optbench_llm.leaderboard.table import Board
 from optbench_llm.report.agreement import agreement
 from optbench_llm.report.coupling import coupling, side_by_side
 from optbench_llm.report.dataset import write_dataset
-from optbench_llm.report.export import _smaller, export
+from optbench_llm.report.export import _smaller
 from optbench_llm.report.forest import forest
 from optbench_llm.report.gain_cost import gain_cost
 from optbench_llm.report.loss_curves import POINTS, loss_curves
@@ -426,25 +426,20 @@ def test_a_picture_written_small_is_the_same_picture(source):
     assert len(_smaller(png)) < len(png)
 
 
-def test_figures_are_written_as_png_and_svg(tmp_path, source):
-    files = [file for figure in figures_of(source)[0] for file in export(figure, tmp_path)]
-    assert {path.suffix for path in files} == {".png", ".svg"}
-    for path in files:
-        if path.suffix == ".png":
-            width, height, pixels = decoded(path.read_bytes())
-            assert min(width, height) > 100
-            assert len(pixels) == height * (1 + 4 * width)
-    text = (tmp_path / "forest.svg").read_text()
-    assert all(f">{row.label}<" in text for row in source.board.rows)
-
-
-def test_the_command_names_what_it_wrote(tmp_path, store):
+def test_the_command_names_what_it_wrote_with_figures_as_png_and_svg(tmp_path, store, source):
     said = CliRunner().invoke(app, ["report", str(store), "--out", str(tmp_path), "--figures"])
     assert said.exit_code == 0, said.output
     named = [Path(line) for line in said.output.split()]
     assert named[-1] == tmp_path / "index.html"
     assert all(path.is_file() for path in named)
     assert {path.name for path in named} >= {"tuned-forest.png", "tuned-lr-panels.svg"}
+    for path in named:
+        if path.suffix == ".png":
+            width, height, pixels = decoded(path.read_bytes())
+            assert min(width, height) > 100
+            assert len(pixels) == height * (1 + 4 * width)
+    text = (tmp_path / "figures" / "tuned-forest.svg").read_text()
+    assert all(f">{row.label}<" in text for row in source.board.rows)
 
 
 def test_what_is_pushed_is_what_the_store_holds(tmp_path, store, source):
