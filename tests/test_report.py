@@ -386,6 +386,29 @@ def test_losses_of_any_size_leave_the_page_readable(tmp_path):
     assert "NaN" not in page.split('id="data">')[1].split("</script>")[0]
 
 
+@pytest.mark.parametrize(
+    ("specs", "changes", "figures"),
+    [
+        (["adamw"], {}, {"forest", "lr-panels", "gain-cost", "loss-curves"}),
+        (["lion"], {}, {"lr-panels", "gain-cost", "loss-curves"}),
+        (["adamw", "came"], {"track": "declared"}, {"gain-cost", "loss-curves"}),
+        (["came"], {}, {"lr-panels"}),
+        (
+            ["adamw", "lion"],
+            {"track": "reference", "lr": 1e-3},
+            {"gain-cost", "loss-curves", "published"},
+        ),
+    ],
+    ids=["the baseline alone", "without it", "it and a failure", "a failure alone", "one seed"],
+)
+def test_a_board_of_few_rows_shows_what_there_is(tmp_path, specs, changes, figures):
+    write_store(Fake(tuned_recipe(*specs, **changes), outcome), tmp_path)
+    (source,) = read_sources([tmp_path])
+    assert {figure.id for figure in figures_of(source)[0]} == figures
+    page = make_page([source])
+    assert all(f'data-label="{spec}"' in page for spec in specs)
+
+
 def test_an_empty_board_is_a_page_that_says_so(tmp_path):
     fake = Fake(tuned_recipe("adamw", "lion"), outcome).forget(lambda trial: False)
     write_store(fake, tmp_path)
