@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -310,3 +313,28 @@ def test_large_units_in_8_bits_are_stepped_in_cuts(monkeypatch, spec):
     assert torch.allclose(*paths, rtol=0, atol=1e-6)
     for name in ("exp_avg", "exp_avg_sq"):
         assert torch.equal(*(state[name] for state in states))
+
+
+def test_a_library_that_a_killed_process_left_empty_is_made_anew(tmp_path):
+    """A kill while the linker works must not fail every later run on this machine."""
+    step = (
+        "import torch, optbench_llm as ob; p = torch.nn.Parameter(torch.ones(5, 8)); "
+        "p.grad = torch.ones(5, 8); ob.create_optimizer([p], 'adamw', engine='compiled', lr=0.1)"
+        ".step(); print(p.sum().item())"
+    )
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+
+    def stepped() -> str:
+        command = [sys.executable, "-c", step]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    first = stepped()
+    # Those of the trial whether anything compiles, and of the step; the others are never loaded.
+    libraries = [*tmp_path.rglob("*.main.so")]
+    assert len(libraries) == 2
+    for library in libraries:
+        library.write_bytes(b"")
+    assert stepped() == first
+    assert all(library.stat().st_size for library in libraries)

@@ -101,7 +101,9 @@ class CompiledPhases:
         key = _code_of(phase, work, tensors)
         if key not in _FUNCTIONS:
             began = time.perf_counter()
-            _FUNCTIONS[key] = _compile(phase, work, tensors)
+            with compiled_together():
+                function = _compile(phase, work, tensors)
+            _FUNCTIONS[key] = function
             self.compile_s += time.perf_counter() - began
         return _FUNCTIONS[key]
 

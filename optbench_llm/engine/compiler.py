@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from optbench_llm.engine.graphs import Layout, compile_graph
+from optbench_llm.engine.graphs import Layout, compile_graph, compiled_together
 from optbench_llm.engine.triton.availability import triton_failure
 
 ENGINES = ("auto", "eager", "compiled", "triton")
@@ -102,7 +102,9 @@ def compiler_failure() -> str | None:
     """Why a function of one line cannot be compiled here; None where it can."""
     try:
         x = torch.ones(8, dtype=torch.float32, device="cpu")
-        compile_graph(_probe, [Layout.of(x)])([x])
+        with compiled_together():
+            probe = compile_graph(_probe, [Layout.of(x)])
+        probe([x])
     except (RuntimeError, OSError, ImportError) as error:
         lines = str(error).strip().splitlines()
         return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -7,10 +7,13 @@ longer to import than torch itself, so whoever compiles nothing does not load it
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,6 +38,8 @@ COUNT, LENGTH = -1, -2
 ANY = 2**48
 #: What stands for these while tracing.
 TYPICAL_SIZES = {COUNT: 24, LENGTH: 768}
+#: How the dynamic loader begins what it has against a library.
+_LIBRARY = re.compile(r"(/[^:]+\.so): ")
 #: Compiled code: from a list of tensors to a sequence of them.
 Compiled = Callable[[list[Tensor]], Sequence[Tensor]]
 
@@ -142,7 +147,28 @@ def compiled_together() -> Iterator[None]:
             yield
     finally:
         for compiling, scope in begun:
-            compiling.wait(scope)
+            _load(partial(compiling.wait, scope))
+
+
+def _load(load: Callable[[], None]) -> None:
+    """Load compiled code; an empty one, which a killed process leaves in the cache, is made anew.
+
+    The linker writes a library in its place, and inductor takes one that is there for whole: else
+    one kill would fail every later run of the same optimizer on this machine.
+    """
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    removed: set[Path] = set()
+    while True:
+        try:
+            return load()
+        except (ImportError, OSError) as error:
+            named = _LIBRARY.match(str(error))
+            library = Path(named[1]) if named else None
+            if library is None or library in removed or not library.is_relative_to(cache_dir()):
+                raise
+            library.unlink(missing_ok=True)
+            removed.add(library)
 
 
 def _traced(function: Callable[..., Sequence[Tensor]], examples: Sequence[Tensor]) -> GraphModule:
