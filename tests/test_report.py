@@ -395,7 +395,7 @@ def test_losses_of_any_size_leave_the_page_readable(tmp_path):
         (["came"], {}, {"lr-panels"}),
         (
             ["adamw", "lion"],
-            {"track": "reference", "lr": 1e-3},
+            {"track": "reference", "lr": 1e-3, "seeds": [1]},
             {"gain-cost", "loss-curves", "published"},
         ),
     ],
