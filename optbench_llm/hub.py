@@ -72,7 +72,7 @@ def upload(
     kind: Literal["model", "dataset", "space"],
     option: str,
     *,
-    message: str = "Push the results",
+    message: str,
     private: bool | None = None,
     token: str | None = None,
     ignore: Sequence[str] = (),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import math
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -308,7 +307,7 @@ class Recipe(Section):
         return decay
 
 
-_SECTIONS: dict[str, type[BaseModel]] = {
+SECTIONS: dict[str, type[BaseModel]] = {
     "data": DataSettings,
     "training": TrainingSettings,
     "search": SearchSettings,
@@ -336,33 +335,7 @@ def load_recipe(name_or_path: str) -> Recipe:
     try:
         return Recipe.model_validate(file.values)
     except ValidationError as error:
-        raise ValueError(told_faults(error, str(path), file, Recipe, _SECTIONS)) from None
-
-
-def checked_before(values: Mapping[str, Any]) -> Recipe:
-    """The recipe of a table, as it was when a run made it; nothing in it is checked again.
-
-    To check it would take the libraries of its third-party optimizers.
-
-    Raises:
-        ValueError: a key that every recipe has is missing; names it.
-    """
-    own = dict(values)
-    for name, section in _SECTIONS.items():
-        match own.get(name):
-            case list(entries):
-                own[name] = [_constructed(section, entry, name) for entry in entries]
-            case dict(entry):
-                own[name] = _constructed(section, entry, name)
-    return _constructed(Recipe, own, "recipe")
-
-
-def _constructed(section: type[BaseModel], values: Mapping[str, Any], name: str) -> Any:
-    known = section.model_fields
-    for key, field in known.items():
-        if field.is_required() and key not in values:
-            raise ValueError(f"{name}.{key}: this key is missing")
-    return section.model_construct(**{key: values[key] for key in known if key in values})
+        raise ValueError(told_faults(error, str(path), file, Recipe, SECTIONS)) from None
 
 
 def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
@@ -382,7 +355,7 @@ def override(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
         return Recipe.model_validate(values)
     except ValidationError as error:
         source = f"recipe {recipe.name}, as changed"
-        raise ValueError(told_faults(error, source, None, Recipe, _SECTIONS)) from None
+        raise ValueError(told_faults(error, source, None, Recipe, SECTIONS)) from None
 
 
 def _recipe_path(name_or_path: str) -> Path:

@@ -17,7 +17,8 @@ from optbench_llm.leaderboard.faults import first_fault
 from optbench_llm.leaderboard.judgement import AA
 from optbench_llm.leaderboard.markdown import markdown
 from optbench_llm.leaderboard.notes import notes
-from optbench_llm.leaderboard.recipe import OptimizerEntry, Recipe, checked_before
+from optbench_llm.leaderboard.recipe import OptimizerEntry, Recipe
+from optbench_llm.leaderboard.recipe_of_table import checked_before
 from optbench_llm.leaderboard.rows import Row
 from optbench_llm.leaderboard.store import Untouched
 from optbench_llm.leaderboard.terminal_table import rich_board, shown_columns
@@ -57,13 +58,10 @@ class Board:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, plain values without NaN."""
-        recipe = self.recipe.model_dump(mode="json")
-        if self.entries:
-            recipe["optimizers"] = [entry.model_dump(mode="json") for entry in self.entries]
         environment = self.environment.to_dict()
         environment["rows_measured_elsewhere"] = self.measured_elsewhere
         values = {
-            "recipe": {"hash": canonical_hash(recipe, 12), **recipe},
+            "recipe": self.recipe_values(),
             "environment": environment,
             "track": self.recipe.its_track,
             "ranked_by": self.recipe.ranked_by,
@@ -79,6 +77,13 @@ class Board:
             "rows": [row.to_dict() for row in self.rows],
         }
         return finite_only(values)
+
+    def recipe_values(self) -> dict[str, Any]:
+        """The recipe with the optimizers of all rows, and its hash."""
+        recipe = self.recipe.model_dump(mode="json")
+        if self.entries:
+            recipe["optimizers"] = [entry.model_dump(mode="json") for entry in self.entries]
+        return {"hash": canonical_hash(recipe, 12), **recipe}
 
     def to_json(self) -> str:
         """`to_dict` as text."""

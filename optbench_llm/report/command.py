@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from optbench_llm.report.coupling import coupling
 from optbench_llm.report.export import export
-from optbench_llm.report.page import INDEX, figures_of, make_page, write_page
+from optbench_llm.report.page import INDEX, assemble, make_page, write_page
 from optbench_llm.report.sources import read_sources
 
 
@@ -22,19 +21,18 @@ def write_report(stores: Sequence[Path], out: Path | None, *, figures: bool = Fa
     """
     sources = read_sources(stores)
     folder = out or (stores[0] if len(stores) == 1 else Path("report"))
-    page = folder / INDEX
-    write_page(page, make_page(sources))
-    written = [page]
+    page = assemble(sources)
+    written = [folder / INDEX]
+    write_page(written[0], page.text())
     if figures:
-        shared = coupling(sources)
-        for place, source in enumerate(sources, start=1):
-            track = source.board.recipe.its_track
-            several = f"{place}-{source.store.resolve().name}-{track}"
+        for place, section in enumerate(page.sections, start=1):
+            track = section.source.board.recipe.its_track
+            several = f"{place}-{section.source.store.resolve().name}-{track}"
             prefix = track if len(sources) == 1 else several
-            for figure in figures_of(source)[0]:
+            for figure in section.figures:
                 written += export(figure, folder / "figures", prefix)
-        if shared is not None:
-            written += export(shared, folder / "figures")
+        if page.coupling is not None:
+            written += export(page.coupling, folder / "figures")
     return written
 
 

@@ -16,7 +16,7 @@ from optbench_llm.cache import cache_dir, read_checked, write_checked
 from optbench_llm.leaderboard.columns import columns
 from optbench_llm.leaderboard.notes import explanations, headline, warnings
 from optbench_llm.leaderboard.rows import Row
-from optbench_llm.report.coupling import coupling, side_by_side
+from optbench_llm.report.coupling import SideBySide, coupling, side_by_side
 from optbench_llm.report.figure import DASHES, LINES, Figure
 from optbench_llm.report.forest import forest
 from optbench_llm.report.gain_cost import gain_cost
@@ -68,23 +68,41 @@ class Section:
         return any(figure.chosen for figure in self.later)
 
 
-def make_page(sources: Sequence[Source], *, live: bool = False) -> str:
-    """The page as text; a ``live`` one loads itself again while it is looked at."""
-    sections = [
+@dataclass(frozen=True)
+class Page:
+    """Boards with their figures, and what is told of several together."""
+
+    sections: tuple[Section, ...]
+    coupling: Figure | None
+    side_by_side: SideBySide
+
+    def text(self, *, live: bool = False) -> str:
+        """The page itself; a ``live`` one loads itself again while it is looked at."""
+        recipes = (section.source.board.recipe.name for section in self.sections)
+        return render(
+            "page.html",
+            title=" and ".join(dict.fromkeys(recipes)),
+            sections=self.sections,
+            coupling=self.coupling,
+            side_by_side=self.side_by_side,
+            data=_data(self.sections, self.coupling),
+            live=live,
+            made=datetime.now(timezone.utc),
+        )
+
+
+def assemble(sources: Sequence[Source]) -> Page:
+    """The page of these boards: all that is computed for it, once."""
+    sections = (
         _section(f"board-{place}", name, source)
         for place, (name, source) in enumerate(zip(names(sources), sources, strict=True))
-    ]
-    shared = coupling(sources)
-    return render(
-        "page.html",
-        side_by_side=side_by_side(sources),
-        title=" and ".join(dict.fromkeys(section.source.board.recipe.name for section in sections)),
-        sections=sections,
-        coupling=shared,
-        data=_data(sections, shared),
-        live=live,
-        made=datetime.now(timezone.utc),
     )
+    return Page(tuple(sections), coupling(sources), side_by_side(sources))
+
+
+def make_page(sources: Sequence[Source], *, live: bool = False) -> str:
+    """The text of the page of these boards; see `Page.text`."""
+    return assemble(sources).text(live=live)
 
 
 def render(template: str, *, data: Any, **values: Any) -> str:
@@ -129,7 +147,7 @@ def _section(id: str, name: str, source: Source) -> Section:
         table=page_table(board),
         failed=tuple(row for row in not_done if row.status != "interrupted"),
         under_way=tuple(row for row in not_done if row.status == "interrupted"),
-        recipe=_yaml(board.to_dict()["recipe"]),
+        recipe=_yaml(board.recipe_values()),
         command=_command(source),
         facts=_facts(source),
     )
@@ -146,7 +164,7 @@ def _yaml(recipe: dict[str, Any]) -> str:
 def _facts(source: Source) -> dict[str, str]:
     """Hashes of what was compared, the machine and the versions."""
     identity = source.identity
-    facts = {"recipe's hash": source.board.to_dict()["recipe"]["hash"]}
+    facts = {"recipe's hash": source.board.recipe_values()["hash"]}
     if identity is not None:
         facts["model's hash"] = identity.inputs.model_fingerprint
         facts["data's hash"] = identity.inputs.data_fingerprint

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from optbench_llm.hub import check_login, upload
 from optbench_llm.report.dataset import write_dataset
@@ -46,11 +46,12 @@ def push(store: Path, repo: str, folder: Path, *, private: bool) -> Pushed:
         ValueError: as `write_folders`; nobody is logged in, or the hub refuses; says why.
     """
     option = f"--repo {repo}"
+    how: dict[str, Any] = {"message": "Push the results", "private": private or None}
     written = write_folders(store, repo, folder)
     try:
         check_login(option)
-        dataset = upload(Path(written.dataset), repo, DATASET, option, private=private or None)
-        space = upload(Path(written.space), repo, SPACE, option, private=private or None)
+        dataset = upload(Path(written.dataset), repo, DATASET, option, **how)
+        space = upload(Path(written.space), repo, SPACE, option, **how)
     except ValueError as error:
         raise ValueError(f"{error}; what was to go up is in {folder}") from error
     return Pushed(dataset, space)

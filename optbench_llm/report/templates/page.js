@@ -43,6 +43,15 @@
     return spec;
   }
 
+  // Room for a plot before it is drawn: else all would be in sight at once, and drawn.
+  function height(figure) {
+    const { plots, data: datasets } = data[figure.id];
+    const spec = fitted(plots[0], figure.querySelector(".plot").clientWidth);
+    if (!spec.columns) return spec.height;
+    const panels = new Set(datasets[spec.data.name].map((record) => record.label)).size;
+    return Math.ceil(panels / spec.columns) * (spec.spec.height + 55);
+  }
+
   function draw(figure) {
     const { plots, data: datasets, chosen } = data[figure.id];
     const box = figure.querySelector(".plot");
@@ -57,6 +66,7 @@
       });
       // To a screen reader a plot is an image with a name: the table has its numbers.
       for (const part of box.children) part.setAttribute("aria-hidden", "true");
+      box.style.minHeight = "";
       if (chosen.length) colour(figure, drawn.view);
       return drawn.view;
     });
@@ -73,6 +83,7 @@
     }
   }, { rootMargin: "600px" });
   for (const figure of figures) {
+    figure.querySelector(".plot").style.minHeight = `${height(figure)}px`;
     near.observe(figure);
     const buttons = [...figure.querySelectorAll("[data-plot]")];
     const press = () => {
