@@ -229,6 +229,18 @@ def test_the_front_holds_the_rows_that_none_beats_in_both(source):
     assert {p["label"] for p in figure.data["time"] if p["front"]} == set(points) - beaten
 
 
+def test_gains_stand_beside_what_the_baseline_gains_in_runs_of_other_lengths(source):
+    figure = gain_cost(source.board)
+    assert figure is not None
+    (base,) = (row for row in source.board.rows if row.label == "adamw")
+    gained = source.board.untouched.test_loss - base.test_loss
+    gains = {length["told"]: length["gain"] for length in figure.data["lengths"]}
+    # A tenth for each doubling, as the trials were made.
+    assert gains["adamw, 75 steps"] == pytest.approx(gained - 0.1, abs=0.01)
+    assert gains["adamw, 300 steps"] == pytest.approx(gained + 0.1, abs=0.01)
+    assert len(gains) == 2
+
+
 def test_loss_curves_are_means_over_seeds_and_stretches_of_steps(source):
     figure, faults = loss_curves(source)
     assert figure is not None

@@ -100,17 +100,17 @@ def interval_with_records(row: Row, curves: Sequence[Curves]) -> Interval | None
 
 
 def equivalent_steps(
-    row: Row, baseline: Row | None, budgets: Mapping[int, float]
+    row: Row, baseline: Row, at_steps: Mapping[int, float]
 ) -> lr_curves.EquivalentSteps | None:
-    """After how many steps the baseline has the row's test loss; ``budgets`` are its other runs.
+    """After how many steps the baseline has the row's test loss; ``at_steps`` are its other runs'.
 
     None where it was run at one length alone.
     """
-    if baseline is None or not (row.done and baseline.done) or not budgets:
+    if not (row.done and baseline.done) or not at_steps:
         return None
     if baseline.costs.steps is None or baseline.test_loss is None or row.test_loss is None:
         return None
-    measured = sorted({**budgets, baseline.costs.steps: baseline.test_loss}.items())
+    measured = sorted({**at_steps, baseline.costs.steps: baseline.test_loss}.items())
     steps, losses = zip(*measured, strict=True)
     return lr_curves.equivalent_steps(steps, losses, row.test_loss)
 

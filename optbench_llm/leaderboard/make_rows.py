@@ -55,7 +55,10 @@ def build_board(
     judgement = judge(rows, recipe.ranked_by, baseline, other_data)
     rows = [replace(row, verdict=v) for row, v in zip(rows, judgement.verdicts, strict=True)]
     rows = _with_curves(rows, found)
-    rows = _with_equivalent_steps(rows, found, baseline, len(recipe.all_seeds))
+    at_steps = {}
+    if baseline is not None:
+        at_steps = budget_losses(found[baseline], len(recipe.all_seeds))
+        rows = _with_equivalent_steps(rows, rows[baseline], at_steps)
     return Board(
         recipe=recipe,
         entries=tuple(row.entry for row in plan_rows if not row.is_a_a),
@@ -63,6 +66,7 @@ def build_board(
         rows=tuple(ranked(rows, recipe.ranked_by)),
         untouched=untouched,
         baseline=None if baseline is None else rows[baseline].label,
+        baseline_loss_at_steps=at_steps,
         noise_between_seeds=judgement.noise_between_seeds,
         aa=judgement.aa,
         took_part=judgement.took_part,
@@ -180,14 +184,11 @@ def _with_curves(rows: Sequence[Row], found: Sequence[Gathered]) -> list[Row]:
 
 
 def _with_equivalent_steps(
-    rows: Sequence[Row], found: Sequence[Gathered], baseline: int | None, seeds: int
+    rows: Sequence[Row], baseline: Row, at_steps: Mapping[int, float]
 ) -> list[Row]:
-    if baseline is None:
-        return list(rows)
-    budgets = budget_losses(found[baseline], seeds)
     filled: list[Row] = []
     for row in rows:
-        steps = equivalent_steps(row, rows[baseline], budgets)
+        steps = equivalent_steps(row, baseline, at_steps)
         if steps is not None:
             verdict = replace(
                 row.verdict,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,8 @@ class Board:
     the rows that the statistics rest on, ``other_data`` those that were trained on other batches
     than the others, ``not_begun`` those without a trial. ``measured_elsewhere`` counts rows that
     were not measured with ``environment``, ``trials_left`` trials of this run that are yet to end,
-    of ``trials_planned``.
+    of ``trials_planned``. ``baseline_loss_at_steps`` are the tuned baseline's test losses after
+    runs of other lengths, which equivalent steps are told by.
     """
 
     recipe: SkipValidation[Recipe]
@@ -47,6 +48,7 @@ class Board:
     entries: tuple[OptimizerEntry, ...] = ()
     untouched: Untouched | None = None
     baseline: str | None = None
+    baseline_loss_at_steps: dict[int, float] = field(default_factory=dict)
     noise_between_seeds: float | None = None
     aa: AA | None = None
     took_part: tuple[str, ...] = ()
@@ -66,6 +68,7 @@ class Board:
             "track": self.recipe.its_track,
             "ranked_by": self.recipe.ranked_by,
             "baseline": self.baseline,
+            "baseline_loss_at_steps": {str(k): v for k, v in self.baseline_loss_at_steps.items()},
             "untouched": None if self.untouched is None else asdict(self.untouched),
             "noise_between_seeds": self.noise_between_seeds,
             "aa": None if self.aa is None else asdict(self.aa),

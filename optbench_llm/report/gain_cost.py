@@ -9,12 +9,12 @@ from typing import Any
 
 from optbench_llm.leaderboard.rows import Row
 from optbench_llm.leaderboard.table import Board
-from optbench_llm.report.figure import ALIKE, BETTER, OTHER, Figure, Plot, spec_of
+from optbench_llm.report.figure import ALIKE, BETTER, OTHER, Figure, Plot, Records, spec_of
 from optbench_llm.report.scales import axis_limit, initial_loss
 
 _HEIGHT = 360
 #: The height of a name and the width of its letters, of the plot's.
-_NAME, _LETTER = 0.045, 0.0085
+_NAME, _LETTER = 0.045, 0.0095
 _KINDS = ["baseline", "other", "below this plot"]
 #: Each cost: how it is called, its axis, and its value of a row.
 _COSTS: tuple[tuple[str, str, Callable[[Row], float | None]], ...] = (
@@ -43,7 +43,9 @@ def gain_cost(board: Board) -> Figure | None:
         return None
     metric = board.recipe.ranked_by.replace("_", " ")
     lowest = _lowest(board, [gain for _, gain in gains])
-    plots, data = [], {}
+    lengths = _other_lengths(board, initial)
+    plots: list[Plot] = []
+    data: dict[str, Records] = {"lengths": lengths} if lengths else {}
     for name, axis, cost in _COSTS:
         known = [(row, gain, cost(row)) for row, gain in gains]
         points = [
@@ -52,8 +54,8 @@ def gain_cost(board: Board) -> Figure | None:
             if value is not None and (value > 0 or name == "state")
         ]
         if points:
-            data[name] = _records(board, points, lowest)
-            plots.append(Plot(name, _spec(name, axis, metric)))
+            data[name] = _records(board, points, lowest, lengths)
+            plots.append(Plot(name, _spec(name, axis, metric, with_lengths=bool(lengths))))
     tries = _tries(board, initial)
     if tries:
         data["tries"] = tries
@@ -63,7 +65,9 @@ def gain_cost(board: Board) -> Figure | None:
         "Gain against cost",
         f"Higher is more {metric} won over the untouched model, left is cheaper; the line joins "
         "the rows that no other beats in both. The baseline is a square; a triangle lies below the "
-        "plot: point at it. Under tries: what is gained by who can afford one, three or five "
+        "plot: point at it. "
+        + ("Dashed: what the baseline gains in shorter and longer runs. " if lengths else "")
+        + "Under tries: what is gained by who can afford one, three or five "
         "learning rates.",
         "Times and memory are of this machine, model and batch; on another, the order along the "
         "axis may be another one.",
@@ -79,10 +83,15 @@ def _lowest(board: Board, gains: Sequence[float]) -> float:
 
 
 def _records(
-    board: Board, points: Sequence[tuple[Row, float, float]], lowest: float
+    board: Board,
+    points: Sequence[tuple[Row, float, float]],
+    lowest: float,
+    lengths: Sequence[dict[str, Any]],
 ) -> list[dict[str, Any]]:
     front = _front(points)
-    named = _named([(row, max(gain, lowest), cost) for row, gain, cost in points], front)
+    drawn = [(row, max(gain, lowest), cost) for row, gain, cost in points]
+    heights = [gain for _, gain, _ in drawn] + [length["gain"] for length in lengths]
+    named = _named(drawn, front, max(heights) - min(heights))
     return [
         {
             "label": row.label,
@@ -115,18 +124,18 @@ def _front(points: Sequence[tuple[Row, float, float]]) -> list[str]:
     return found
 
 
-def _named(points: Sequence[tuple[Row, float, float]], front: Sequence[str]) -> set[str]:
-    """Rows whose names do not stand on each other's: those of the front first, then the best."""
+def _named(
+    points: Sequence[tuple[Row, float, float]], front: Sequence[str], span: float
+) -> set[str]:
+    """Rows whose names do not stand on each other's: those of the front first, then the best.
 
-    def of_plot(values: Sequence[float]) -> Callable[[float], float]:
-        low, high = min(values), max(values)
-        return lambda value: (value - low) / ((high - low) or 1.0)
-
-    across = of_plot([math.log1p(cost) for _, _, cost in points])
-    up = of_plot([gain for _, gain, _ in points])
+    ``span`` is how much gain the plot is high.
+    """
+    across = [math.log1p(cost) for _, _, cost in points]
+    width = max(across) - min(across)
     kept: dict[str, tuple[float, float, float]] = {}
     for row, gain, cost in sorted(points, key=lambda p: (p[0].label not in front, -p[1])):
-        left, height = across(math.log1p(cost)), up(gain)
+        left, height = math.log1p(cost) / (width or 1.0), gain / (span or 1.0)
         right = left + _LETTER * len(row.label)
         if all(
             abs(height - other) > _NAME or right < its_left or left > its_right
@@ -134,6 +143,16 @@ def _named(points: Sequence[tuple[Row, float, float]], front: Sequence[str]) -> 
         ):
             kept[row.label] = (left, right, height)
     return set(kept)
+
+
+def _other_lengths(board: Board, initial: float) -> list[dict[str, Any]]:
+    """What the baseline gains in runs of other lengths: known of the test loss alone."""
+    if board.recipe.ranked_by != "test_loss":
+        return []
+    return [
+        {"gain": initial - loss, "told": f"{board.baseline}, {steps} steps"}
+        for steps, loss in board.baseline_loss_at_steps.items()
+    ]
 
 
 def _tries(board: Board, initial: float) -> list[dict[str, Any]]:
@@ -163,7 +182,7 @@ def _scaled(value: int | None, scale: float) -> float | None:
     return None if value is None else value * scale
 
 
-def _spec(name: str, axis: str, metric: str) -> dict[str, Any]:
+def _spec(name: str, axis: str, metric: str, *, with_lengths: bool) -> dict[str, Any]:
     import altair as alt
 
     base = alt.Chart(alt.NamedData(name)).encode(
@@ -187,7 +206,13 @@ def _spec(name: str, axis: str, metric: str) -> dict[str, Any]:
     front = base.transform_filter("datum.front")
     line = front.mark_line(interpolate="step-after", color=BETTER, strokeWidth=1.2)
     names = base.transform_filter("datum.named").mark_text(align="left", dx=7, dy=-7)
-    chart = alt.layer(line, points, names.encode(text="label:N"))
+    layers = [line, points, names.encode(text="label:N")]
+    if with_lengths:
+        lengths = alt.Chart(alt.NamedData("lengths")).encode(y="gain:Q")
+        layers.insert(0, lengths.mark_rule(strokeDash=[5, 4], color=ALIKE))
+        words = lengths.mark_text(align="right", dy=-6, color=ALIKE)
+        layers.insert(1, words.encode(x=alt.value("width"), text="told:N"))
+    chart = alt.layer(*layers)
     return spec_of(chart.properties(width="container", height=_HEIGHT))
 
 
