@@ -101,6 +101,13 @@ def test_several_seeds_are_one_row_of_means_and_medians():
     assert json.loads(board("adam", outcomes=[done(1.0)]).to_json())["rows"][0]["seed"] == 42
 
 
+def test_a_loss_that_one_seed_lacks_has_no_mean():
+    """That of the others would be a mean over other seeds than the rows beside it have."""
+    outcomes = [done(1.0, None), done(2.0, 2.0)]
+    (row,) = board("adam", outcomes=outcomes, seeds=[1, 2]).rows
+    assert (row.status, row.train_loss, row.eval_loss) == ("done", 1.5, None)
+
+
 def test_a_failed_seed_fails_its_row_but_does_not_hide_the_others():
     """The row says so, shows the mean of the rest, ranks last, and nothing is claimed of it."""
 
