@@ -317,6 +317,15 @@ def test_rows_measured_elsewhere_are_counted():
     assert found.to_dict()["environment"]["rows_measured_elsewhere"] == 1
 
 
+def test_rows_that_read_more_than_their_batches_are_named():
+    """SVRG's snapshot is a pass over the data: its loss is not one at equal data."""
+    outcomes = [done(2.0, extra_passes=0.0), done(1.0, extra_passes=12.33), done(1.5)]
+    notes = board("adamw", "svrg", "svrg+lion", outcomes=outcomes).notes()
+    (told,) = [note for note in notes if note.startswith("Not at equal data")]
+    assert told.endswith("their own batches: svrg (13.3 passes a step), svrg+lion.")
+    assert not any("equal data" in note for note in board("sam", outcomes=[done(1.0)]).notes())
+
+
 def test_weight_decay_is_what_each_row_got():
     """From the recipe, from its own arguments, or its own default; the exceptions are noted."""
     groups = {"hyperparameters": [{"lr": 1.0, "weight_decay": 0.25}, {"weight_decay": 0.0}]}

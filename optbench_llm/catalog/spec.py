@@ -64,6 +64,11 @@ class Spec:
         """Whether the lr only scales a step size that the method finds itself."""
         return self.info is not None and self.info.finds_step_size
 
+    @property
+    def reads_more_data(self) -> bool:
+        """Whether its steps use records beyond their own batches: SVRG's snapshots do."""
+        return self.info is not None and "svrg" in (self.info.program or "").split("+")
+
     def rule_class(self) -> type[Rule]:
         """The rule with its wrappers. Raises ValueError where no rule of ours runs it."""
         if self.info is None:

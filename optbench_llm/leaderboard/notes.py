@@ -147,6 +147,12 @@ def _exceptions(recipe: Recipe, rows: Sequence[Row]) -> list[str]:
     unscaled = [row.label for row in rows if row.spec and row.spec.finds_step_size]
     if unscaled and recipe.lr_scale != 1:
         told.append(f"At the declared lr unscaled, of its own step size: {', '.join(unscaled)}.")
+    beyond = [_with_passes(row) for row in rows if row.spec and row.spec.reads_more_data]
+    if beyond:
+        told.append(
+            "Not at equal data, since steps use gradients of training records beyond their own "
+            f"batches: {', '.join(beyond)}."
+        )
     decay = recipe.training.weight_decay
     if decay:
         own = [f"{r.label} {r.weight_decay:g}" for r in rows if r.weight_decay not in (None, decay)]
@@ -164,6 +170,11 @@ def _untouched(board: Board) -> list[str]:
     losses = {"eval loss": board.untouched.eval_loss, "test loss": board.untouched.test_loss}
     told = [f"{name} {loss:.4f}" for name, loss in losses.items() if loss is not None]
     return [f"The untouched model: {', '.join(told)}."] if told else []
+
+
+def _with_passes(row: Row) -> str:
+    passes = row.costs.passes_per_step
+    return row.label if passes is None else f"{row.label} ({passes:.3g} passes a step)"
 
 
 def _schedule(row: Row) -> str:
