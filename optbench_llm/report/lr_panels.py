@@ -69,7 +69,7 @@ def _spec(labels: list[str]) -> dict[str, Any]:
         "lr:Q",
         title=None,
         scale=alt.Scale(type="log", nice=False, padding=8),
-        axis=alt.Axis(format=".0e", tickCount=3, labelFlush=True, grid=False),
+        axis=alt.Axis(format=".0e", tickCount=3, labelFlush=True, grid=False, ticks=False),
     )
     y = alt.Y("loss:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=3))
     base = alt.Chart().encode(x=x)
