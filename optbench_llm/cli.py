@@ -198,9 +198,32 @@ def leaderboard(
         str | None,
         typer.Option(metavar="T", help="How rows get their lr: reference, declared or tuned."),
     ] = None,
+    executor: Annotated[
+        str, typer.Option(metavar="E", help="Where trials run: local, or ray (a cluster).")
+    ] = "local",
     workers: Annotated[
-        int, typer.Option(min=1, help="Trials at a time; 1 gives the best timings.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Trials at a time (default: 1, which gives the best timings; on a cluster as many"
+            " as fit).",
+        ),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(metavar="A", help="auto, HOST:PORT, or local for a cluster of its own."),
+    ] = None,
+    gpus_per_trial: Annotated[
+        float | None,
+        typer.Option(min=0, help="On a cluster (default: one a process where there are any)."),
+    ] = None,
+    cpus_per_trial: Annotated[
+        int | None, typer.Option(min=1, help="On a cluster (default: one a process).")
+    ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Only every N-th row, from the I-th; merge joins parts."),
+    ] = None,
     processes_per_trial: Annotated[
         int | None,
         typer.Option(metavar="K", help="Processes of each trial: its batch is divided over them."),
@@ -215,6 +238,10 @@ def leaderboard(
     live_report: Annotated[
         bool, typer.Option("--report", help="Write the page anew as trials finish, not only last.")
     ] = False,
+    report_to: Annotated[
+        str | None,
+        typer.Option(metavar="T,T...", help="Trackers of each trial: trackio, tensorboard, wandb."),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Replace the recipe's model.")] = None,
     data: Annotated[str | None, typer.Option(help="Replace the recipe's data source.")] = None,
     max_steps: Annotated[int | None, typer.Option(help="Replace the recipe's budget.")] = None,
@@ -226,6 +253,7 @@ def leaderboard(
     """Compare optimizers on a recipe; a second call does only what is missing."""
     with _ending_without_traceback():
         from optbench_llm.leaderboard.command import run_command
+        from optbench_llm.leaderboard.placement import Placement
 
         code = run_command(
             recipe,
@@ -240,12 +268,34 @@ def leaderboard(
                 "processes_per_trial": processes_per_trial,
             },
             store=store,
-            workers=workers,
+            placement=Placement(executor, workers, ray_address, cpus_per_trial, gpus_per_trial),
             dry_run=dry_run,
             budget=budget,
+            part=part,
             live_report=live_report,
+            report_to=[] if report_to is None else split_specs("--report-to", report_to),
         )
     raise typer.Exit(code)
+
+
+@app.command()
+def status(
+    store: Annotated[Path, typer.Argument(help="A folder that a leaderboard writes to.")],
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Show it until the run has ended.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """Show how far a leaderboard is: what runs, what is left, what failed; from any terminal."""
+    with _ending_without_traceback():
+        from optbench_llm.status_page import print_status, read_status
+
+        if follow and as_json:
+            raise ValueError("--follow and --json: choose one of them")
+        if as_json:
+            _echo_json(read_status(store).to_dict())
+        else:
+            print_status(store, follow=follow)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""SGD that goes wrong in the second process of a trial at its second step."""
+"""SGD that goes wrong in the last process of a trial at its second step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Faulty(torch.optim.SGD):
 
     def step(self, closure: Any = None) -> Any:
         self.steps += 1
-        if self.steps == 2 and os.environ["RANK"] == "1":
+        if self.steps == 2 and os.environ.get("RANK", "1") == "1":
             self.fault()
         return super().step(closure)
 

@@ -10,9 +10,9 @@ import yaml
 from transformers import GPT2Config
 
 from optbench_llm.leaderboard.environment import this_environment
-from optbench_llm.leaderboard.local import worker_setup
 from optbench_llm.leaderboard.make_rows import build_board
 from optbench_llm.leaderboard.plan import make_plan
+from optbench_llm.leaderboard.pool import worker_setup
 from optbench_llm.leaderboard.recipe import load_recipe
 from optbench_llm.leaderboard.store import Store
 from optbench_llm.leaderboard.table import Board

@@ -69,7 +69,7 @@ def filled(plan: Plan, tmp_path: Path) -> Path:
 
 def run(plan: Plan, store: Path, specs: Sequence[str]) -> int:
     path = str(store.parent / "mini.yaml")
-    return run_command(path, specs=specs, changes={}, store=store, workers=1, dry_run=False)
+    return run_command(path, specs=specs, changes={}, store=store, dry_run=False)
 
 
 def test_the_exit_code_judges_what_was_asked_for(plan, filled):
@@ -92,7 +92,7 @@ def test_a_live_page_is_written_as_trials_finish_and_the_last_one_lies_still(
     plan, tmp_path, monkeypatch
 ):
     """While trials run it loads itself again and says how many are left."""
-    monkeypatch.setattr("optbench_llm.leaderboard.board.LocalExecutor", lambda **_: Taking())
+    monkeypatch.setattr("optbench_llm.leaderboard.local.LocalExecutor", lambda *_: Taking())
     pages: list[str] = []
 
     def seen(path: Path, text: str) -> None:
@@ -102,7 +102,7 @@ def test_a_live_page_is_written_as_trials_finish_and_the_last_one_lies_still(
     monkeypatch.setattr("optbench_llm.report.command.write_page", seen)
     monkeypatch.setattr("optbench_llm.leaderboard.command._LIVE_PAGE_S", 0.0)
     recipe, store = str(tmp_path / "mini.yaml"), tmp_path / "store"
-    arguments = {"changes": {}, "store": store, "workers": 1, "dry_run": False}
+    arguments = {"changes": {}, "store": store, "dry_run": False}
     assert run_command(recipe, specs=None, live_report=True, **arguments) == ALL_RUN
     live = ["optbenchLive = true" in page for page in pages]
     assert len(live) > 2

@@ -22,6 +22,7 @@ from optbench_llm.leaderboard.estimate import (
     rows_left,
     stored_costs,
 )
+from optbench_llm.leaderboard.local import LocalSite
 from optbench_llm.leaderboard.measure import STEPS, Measured, Measurement, measure
 from optbench_llm.leaderboard.memory_estimate import estimated_mem_bytes
 from optbench_llm.leaderboard.model_size import ModelSize, model_size
@@ -110,7 +111,7 @@ def test_finished_trials_of_this_machine_tell_what_their_row_takes(monkeypatch):
         result(TUNED, adamw, 0.1, processor="another"),
         result(TUNED, lion, 0.1, threads=64),
     ]
-    costs = stored_costs(TUNED, trials, workers=2)
+    costs = stored_costs(TUNED, trials, LocalSite(2).threads(1))
     assert costs == {kind_of(sgd): Measured(step_s=0.1, other_s=2.0, peak_mem_bytes=7)}
     assert costs[kind_of(sgd)].trial_s(300) == pytest.approx(32)
 
@@ -141,7 +142,7 @@ def test_each_kind_of_row_is_measured_in_workers():
     recipe = override(load_recipe("tiny-gpt2"), changes)
     plan = make_plan(recipe)
     told: list[str] = []
-    measured = measure(plan, kinds(recipe.optimizers), 1, told.append)
+    measured = measure(plan, kinds(recipe.optimizers), LocalSite(), told.append)
     sgd, slow_one, raises = (kind_of(entry) for entry in recipe.optimizers)
     assert measured.of_kind.keys() == {sgd, slow_one}
     assert measured.of_kind[slow_one].step_s > measured.of_kind[sgd].step_s + 0.2

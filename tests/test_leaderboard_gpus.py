@@ -22,8 +22,9 @@ from optbench_llm import devices
 from optbench_llm.leaderboard import gpus, process, workbench
 from optbench_llm.leaderboard.executor import Finished, Ready
 from optbench_llm.leaderboard.gpus import own_gpus
-from optbench_llm.leaderboard.local import LocalExecutor, worker_setup
+from optbench_llm.leaderboard.local import LocalExecutor
 from optbench_llm.leaderboard.plan import Plan, make_plan
+from optbench_llm.leaderboard.pool import worker_setup
 from optbench_llm.leaderboard.process import WorkerProcess
 from optbench_llm.leaderboard.recipe import load_recipe, override
 from optbench_llm.leaderboard.store import Store

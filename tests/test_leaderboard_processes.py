@@ -11,8 +11,9 @@ import pytest
 from leaderboard_setup import Listed, leaderboard, start_leaderboard, trials_of, write_recipe
 
 from optbench_llm.leaderboard.executor import Finished
-from optbench_llm.leaderboard.local import LocalExecutor, worker_setup
+from optbench_llm.leaderboard.local import LocalExecutor
 from optbench_llm.leaderboard.plan import make_plan
+from optbench_llm.leaderboard.pool import worker_setup
 from optbench_llm.leaderboard.recipe import load_recipe, override
 from optbench_llm.leaderboard.store import Store
 from optbench_llm.leaderboard.trial import TrialSpec

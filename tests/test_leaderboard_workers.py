@@ -15,7 +15,7 @@ from optbench_llm.leaderboard.cores import cpu_quota, threads_per_process
 from optbench_llm.leaderboard.executor import Event, Finished
 from optbench_llm.leaderboard.local import LocalExecutor
 from optbench_llm.leaderboard.plan import Plan
-from optbench_llm.leaderboard.process import EXITED, WorkerProcess
+from optbench_llm.leaderboard.process import EXITED, WorkerProcess, cause_of_death
 from optbench_llm.leaderboard.recipe import load_recipe
 from optbench_llm.leaderboard.trial import Inputs
 
@@ -131,7 +131,8 @@ def test_the_end_of_a_worker_is_told_even_after_a_line_that_cannot_be_read(
     inbox: queue.Queue = queue.Queue()
     setup = {"threads": 1, "processes": 1, "starts": str(tmp_path / "starts")}
     worker = WorkerProcess(1, setup, inbox, tmp_path / "log", {})
-    assert inbox.get(timeout=30) == (worker, {"event": EXITED})
+    who, event = inbox.get(timeout=30)
+    assert (who, event["event"]) == (worker, EXITED)
 
 
 def test_a_death_for_lack_of_memory_is_told_from_other_kills(tmp_path, monkeypatch):
@@ -139,8 +140,11 @@ def test_a_death_for_lack_of_memory_is_told_from_other_kills(tmp_path, monkeypat
     monkeypatch.setattr(process, "_WORKER", PROGRAM + "import os; os.kill(os.getpid(), 9)")
     monkeypatch.setattr(process, "_oom_kills", iter([3, 4]).__next__)
     setup = {"threads": 1, "processes": 1, "starts": str(tmp_path / "starts")}
-    worker = WorkerProcess(1, setup, queue.Queue(), tmp_path / "log", {})
-    status, reason = worker.death(("error", "RuntimeError: connection closed by peer"))
+    inbox: queue.Queue = queue.Queue()
+    worker = WorkerProcess(1, setup, inbox, tmp_path / "log", {})
+    _, event = inbox.get(timeout=30)
+    told = ("error", "RuntimeError: connection closed by peer")
+    status, reason = cause_of_death(event, told, worker.log)
     assert (status, "ran out of memory" in reason) == ("oom", True)
 
 

@@ -101,7 +101,7 @@ def test_a_worker_loads_it_for_a_spec_that_needs_it_alone(tmp_path):
         "from pathlib import Path\n"
         "from optbench_llm.postponed import postpone_bitsandbytes\n"
         "postpone_bitsandbytes()\n"
-        "from optbench_llm.leaderboard.local import worker_setup\n"
+        "from optbench_llm.leaderboard.pool import worker_setup\n"
         "from optbench_llm.leaderboard.plan import make_plan\n"
         "from optbench_llm.leaderboard.recipe import load_recipe\n"
         "from optbench_llm.leaderboard.store import Store\n"

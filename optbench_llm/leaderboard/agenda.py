@@ -26,7 +26,7 @@ class Agenda:
         self._again: set[str] = {id for id, result in results.items() if not result.final}
         self._running: dict[str, int] = {}
         self._at: dict[int, int] = {}
-        self._entries = plan.entries()
+        self._entries = plan.own_entries()
         self._rows = [self._row(number) for number in range(len(self._entries))]
 
     @property

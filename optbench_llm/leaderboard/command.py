@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from optbench_llm.leaderboard.board import Run, run_leaderboard
 from optbench_llm.leaderboard.budget import budget_seconds
 from optbench_llm.leaderboard.forecast import Fitted, Tell, default_store, within_budget
 from optbench_llm.leaderboard.optimizer_settings import canonical_spec
-from optbench_llm.leaderboard.plan import Plan, make_plan
+from optbench_llm.leaderboard.placement import Placement
+from optbench_llm.leaderboard.plan import Part, Plan, make_plan
 from optbench_llm.leaderboard.plan_page import print_plan
 from optbench_llm.leaderboard.progress import Display, open_display
 from optbench_llm.leaderboard.recipe import Recipe, load_recipe, override
+from optbench_llm.leaderboard.tracking import check_trackers
 from optbench_llm.stopping import exit_code
 from optbench_llm.terminal import make_console
 
@@ -32,40 +35,55 @@ def run_command(
     specs: Sequence[str] | None,
     changes: dict[str, Any],
     store: Path | None,
-    workers: int,
     dry_run: bool,
+    placement: Placement | None = None,
     budget: str | None = None,
+    part: str | None = None,
     live_report: bool = False,
+    report_to: Sequence[str] = (),
 ) -> int:
     """Run or, with ``dry_run``, only plan a recipe's leaderboard; returns the exit code.
 
-    A ``budget`` of time, such as ``30m``, cuts the board to what ends within it. The page is
+    A ``budget`` of time, such as ``30m``, cuts the board to what ends within it; a ``part``, such
+    as ``2/5``, is every fifth row from the second on, for machines that share nothing. The page is
     written at the end and, as a ``live_report``, whenever the tables are.
 
     Raises:
-        ValueError: recipe, changes, specs, budget, model, data or store are not usable.
+        ValueError: recipe, changes, specs, placement, budget, part, model, data or store are not
+            usable.
     """
     recipe = changed(load_recipe(name_or_path), changes, specs)
+    its_part = None if part is None else Part.parse(part)
+    check_trackers(report_to)
     if budget is not None:
         budget_seconds(budget)
-    plan = make_plan(recipe)
-    fitted = Fitted(plan, store or default_store(recipe, recipe), None, ())
-    with _measuring() as tell:
-        if budget is not None:
-            fitted = within_budget(plan, budget, store, workers, tell)
-        plan, path = fitted.plan, fitted.store
-        if dry_run:
-            print_plan(plan, path, workers, fitted.costs, fitted.words, tell)
-            return ALL_RUN
-    with open_display(make_console()) as display:
-        for words in fitted.words:
-            display.say(words)
-        tables_written = _LivePage(path, plan, display) if live_report else None
-        run = run_leaderboard(plan, path, display, workers, tables_written)
+        if its_part is not None:
+            raise ValueError("--budget and --part: choose one; a budget is cut over all rows")
+    plan = replace(make_plan(recipe), part=its_part)
+    path = store or default_store(recipe, recipe, its_part)
+    with (placement or Placement()).open(recipe.processes_per_trial) as site:
+        fitted = Fitted(plan, path, None, ())
+        with _measuring() as tell:
+            if budget is not None:
+                fitted = within_budget(plan, budget, store, site, tell)
+            plan, path = fitted.plan, fitted.store
+            if dry_run:
+                print_plan(plan, path, site, fitted.costs, fitted.words, tell)
+                return ALL_RUN
+        with open_display(make_console()) as display:
+            for words in (site.in_words, *fitted.words):
+                if words is not None:
+                    display.say(words)
+            tables_written = _LivePage(path, plan, display) if live_report else None
+            run = run_leaderboard(plan, path, display, site, tables_written, report_to)
     _print_run(run, path)
+    if its_part is not None and not run.left:
+        _print(f"This is part {its_part}; optbench-llm merge joins the parts' stores into one.")
+    if not plan.own_entries():
+        return ALL_RUN
     if run.board.rows:
         told = _write_page(path, plan, live=False) or f"{path}/index.html shows it."
-        make_console().print(told, highlight=False, markup=False)
+        _print(told)
     if run.stopped_by is not None:
         return exit_code(run.stopped_by)
     return ALL_RUN if run.any_done else NONE_DONE
@@ -159,6 +177,10 @@ def _named(recipe: Recipe, item: str) -> list[str]:
     names = [canonical_spec(name) for name in expand(item)]
     listed = [entry.spec for entry in recipe.optimizers if entry.spec in names]
     return [*listed, *(name for name in names if name not in listed)]
+
+
+def _print(text: str) -> None:
+    make_console().print(text, highlight=False, markup=False)
 
 
 def _print_run(run: Run, path: Path) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from statistics import median
 
 from optbench_llm.leaderboard.agenda import Agenda
-from optbench_llm.leaderboard.cores import threads_per_process
 from optbench_llm.leaderboard.environment import Environment, this_environment
 from optbench_llm.leaderboard.measure import Measured, Measurement
 from optbench_llm.leaderboard.plan import Plan, RowTrials
@@ -115,14 +114,13 @@ def _not_yet_chosen(plan: Plan, row: RowTrials) -> list[int | None]:
 
 
 def stored_costs(
-    recipe: Recipe, results: Collection[TrialResult], workers: int
+    recipe: Recipe, results: Collection[TrialResult], threads: int
 ) -> dict[str, Measured]:
     """By kind, the medians of the finished trials that ran on such a machine and as many threads.
 
     Each is taken apart into its training, which grows with the steps, and all else.
     """
     here = this_environment()
-    threads = threads_per_process(workers * recipe.processes_per_trial)
     usable = [r for r in results if _costs_as_here(r, here, threads)]
     found: dict[str, Measured] = {}
     for kind, entry in kinds(recipe.optimizers).items():

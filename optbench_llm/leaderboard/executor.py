@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
 
 from optbench_llm.leaderboard.trial import TrialSpec
 from optbench_llm.run_record import Curves, RunRecord
@@ -12,7 +13,10 @@ from optbench_llm.run_record import Curves, RunRecord
 
 @dataclass(frozen=True)
 class Facts:
-    """What a worker runs on and has loaded; the untouched losses are None where nobody asked."""
+    """What a worker runs on and has loaded; the untouched losses are None where nobody asked.
+
+    ``machine`` are the versions, system and processor that it found (see `describe_environment`).
+    """
 
     device: str
     device_type: str
@@ -22,6 +26,7 @@ class Facts:
     data: str
     untouched_eval_loss: float | None = None
     untouched_test_loss: float | None = None
+    machine: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,19 @@ class Finished:
     wall_s: float
 
 
-Event = Ready | Started | Stepped | Finished
+@dataclass(frozen=True)
+class Notice:
+    """What a person should know of where trials run."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Nothing has happened for a moment."""
+
+
+Event = Ready | Started | Stepped | Finished | Notice | Tick
 
 
 class Source(Protocol):
@@ -79,10 +96,12 @@ class Source(Protocol):
 
 
 class Executor(Protocol):
-    """Where trials run: processes of this machine, or a cluster."""
+    """What runs trials: processes of this machine, or of a cluster."""
 
     def run(self, source: Source) -> Generator[Event, None, None]:
         """Run what ``source`` gives until it gives no more; each trial ends in one ``Finished``.
+
+        One that is lost with its machine ends as interrupted, and the source gives it again.
 
         The consumer tells the source what a ``Finished`` brought before it asks for the next event.
         Closing the generator early ends all work at once; running trials are lost.
@@ -90,6 +109,35 @@ class Executor(Protocol):
         Raises:
             ValueError: the workers cannot start from this recipe (data, model), with the reason.
         """
+        ...
+
+
+class Site(Protocol):
+    """Where trials run."""
+
+    @property
+    def workers(self) -> int:
+        """How many trials run at a time."""
+        ...
+
+    @property
+    def in_words(self) -> str | None:
+        """What a person should know of it; None of this machine."""
+        ...
+
+    def threads(self, processes: int) -> int:
+        """Threads of each of a trial's ``processes``."""
+        ...
+
+    def executor(
+        self,
+        setup: dict[str, Any],
+        *,
+        processes: int,
+        log_folder: Path,
+        trial_timeout_s: float | None,
+    ) -> Executor:
+        """What runs trials there, with workers of this set-up (see `pool.worker_setup`)."""
         ...
 
 

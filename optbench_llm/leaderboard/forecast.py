@@ -16,8 +16,9 @@ from optbench_llm.leaderboard.estimate import (
     rows_left,
     stored_costs,
 )
+from optbench_llm.leaderboard.executor import Site
 from optbench_llm.leaderboard.measure import measure
-from optbench_llm.leaderboard.plan import Plan
+from optbench_llm.leaderboard.plan import Part, Plan
 from optbench_llm.leaderboard.recipe import OptimizerEntry, Recipe
 from optbench_llm.leaderboard.result import TrialResult
 from optbench_llm.leaderboard.store import Store
@@ -35,18 +36,22 @@ class Fitted:
     words: tuple[str, ...]
 
 
-def default_store(recipe: Recipe, uncut: Recipe) -> Path:
-    """Where a recipe's results go; those of shorter runs than it asks for are not to mix with."""
+def default_store(recipe: Recipe, uncut: Recipe, part: Part | None = None) -> Path:
+    """Where a recipe's results go; those of shorter runs than it asks for are not to mix with.
+
+    Each part has a store of its own: several may run at once.
+    """
     steps = recipe.training.max_steps
     shorter = "" if steps == uncut.training.max_steps else f"-{steps}steps"
-    return Path("runs") / f"{recipe.name}{shorter}"
+    of_it = "" if part is None else f"-part-{part.number}-of-{part.of}"
+    return Path("runs") / f"{recipe.name}{shorter}{of_it}"
 
 
 def forecast(
     plan: Plan,
     wanted: Mapping[str, OptimizerEntry],
     results: Collection[TrialResult],
-    workers: int,
+    site: Site,
     tell: Tell,
 ) -> Costs:
     """The costs of the wanted kinds of rows: from stored trials, and the rest measured.
@@ -54,15 +59,15 @@ def forecast(
     Raises:
         ValueError: workers cannot start, or no row can be measured.
     """
-    stored = stored_costs(plan.recipe, results, workers)
+    stored = stored_costs(plan.recipe, results, site.threads(plan.recipe.processes_per_trial))
     unknown = {kind: entry for kind, entry in wanted.items() if kind not in stored}
-    measurement = measure(plan, unknown, workers, tell) if unknown else None
+    measurement = measure(plan, unknown, site, tell) if unknown else None
     ran = max((result.record.steps for result in results), default=0)
     steps = plan.recipe.training.max_steps or (measurement.steps if measurement else ran)
     return all_costs(wanted, stored, measurement, steps)
 
 
-def within_budget(plan: Plan, budget: str, store: Path | None, workers: int, tell: Tell) -> Fitted:
+def within_budget(plan: Plan, budget: str, store: Path | None, site: Site, tell: Tell) -> Fitted:
     """Cut ``plan`` to what ends within ``budget``, such as ``30m``, from now.
 
     Shorter runs have a store of their own. Where ``store`` is given and holds runs of one length,
@@ -89,8 +94,8 @@ def within_budget(plan: Plan, budget: str, store: Path | None, workers: int, tel
         its_store = stores[first.training.max_steps].path
         return Fitted(Plan(first, plan.inputs), its_store, None, ())
     results = [result for there in stores.values() for result in there.results]
-    costs = forecast(plan, kinds(uncut.optimizers), results, workers, tell)
-    fits = cut(uncut, costs, workers, budget_s, left)
+    costs = forecast(plan, kinds(uncut.optimizers), results, site, tell)
+    fits = cut(uncut, costs, site.workers, budget_s, left)
     its_store = stores[fits.recipe.training.max_steps].path
     return Fitted(Plan(fits.recipe, plan.inputs), its_store, costs, fits.words)
 

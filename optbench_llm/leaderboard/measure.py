@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
-from optbench_llm.leaderboard.executor import Facts, Finished, Ready, Started, Stepped
-from optbench_llm.leaderboard.local import LocalExecutor, worker_setup
+from optbench_llm.leaderboard.executor import Facts, Finished, Ready, Site, Started, Stepped
 from optbench_llm.leaderboard.plan import Plan
+from optbench_llm.leaderboard.pool import worker_setup
 from optbench_llm.leaderboard.recipe import OptimizerEntry, Recipe
 from optbench_llm.leaderboard.trial import TrialSpec, trial_of
 from optbench_llm.run_record import RunRecord
@@ -89,11 +89,11 @@ class _Timed:
 def measure(
     plan: Plan,
     of_kind: Mapping[str, OptimizerEntry],
-    workers: int,
+    site: Site,
     tell: Callable[[str], None] = lambda text: None,
     limit_s: float = LIMIT_S,
 ) -> Measurement:
-    """Run three eager steps of every kind of row, ``workers`` at a time, and time the last two.
+    """Run three eager steps of every kind of row, as the board will run, and time the last two.
 
     What is evaluated is scaled up to the whole splits.
 
@@ -112,9 +112,8 @@ def measure(
     began, start_s = time.monotonic(), 0.0
     step_times: dict[int, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="optbench-measure-") as folder:
-        executor = LocalExecutor(
-            setup=worker_setup(_evaluating(plan, few_blocks), Path(folder), untouched=False),
-            workers=workers,
+        executor = site.executor(
+            worker_setup(_evaluating(plan, few_blocks), Path(folder), untouched=False),
             processes=recipe.processes_per_trial,
             log_folder=Path(folder),
             trial_timeout_s=limit_s,

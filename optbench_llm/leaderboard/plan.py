@@ -44,11 +44,35 @@ class RowTrials:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Every N-th row of a recipe, from one of the first N on: the share of one of N machines."""
+
+    number: int
+    of: int
+
+    @classmethod
+    def parse(cls, text: str) -> Part:
+        """``2/5``: of five parts the second.
+
+        Raises:
+            ValueError: not of that form.
+        """
+        number, _, of = text.partition("/")
+        if number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of):
+            return cls(int(number), int(of))
+        raise ValueError(f"--part {text!r}: expected I/N, such as 2/5 for the second part of five")
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+
+@dataclass(frozen=True)
 class Plan:
-    """A recipe over what its model and data are, by content."""
+    """A recipe over what its model and data are, by content; with a ``part``, that alone is run."""
 
     recipe: Recipe
     inputs: Inputs
+    part: Part | None = None
 
     @property
     def identity(self) -> Identity:
@@ -70,6 +94,18 @@ class Plan:
             if a_a is not None and entry == baseline:
                 rows.append((a_a, True))
         return rows
+
+    def own_entries(self) -> list[tuple[OptimizerEntry, bool]]:
+        """Those of its part; the baseline's two rows stay together, they may share trials."""
+        rows = self.entries()
+        if self.part is None:
+            return rows
+        own, number = [], -1
+        for entry, is_a_a in rows:
+            number += not is_a_a
+            if number % self.part.of == self.part.number - 1:
+                own.append((entry, is_a_a))
+        return own
 
     def a_a_row(self) -> OptimizerEntry | None:
         """The baseline a second time, from another declared lr; None outside the tuned track."""

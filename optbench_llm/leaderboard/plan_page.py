@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from optbench_llm.leaderboard.agenda import Agenda
 from optbench_llm.leaderboard.baseline_page import baseline_lines
 from optbench_llm.leaderboard.estimate import Costs, RowLeft, Unmeasured, duration, kinds, rows_left
+from optbench_llm.leaderboard.executor import Site
 from optbench_llm.leaderboard.forecast import Tell, forecast
 from optbench_llm.leaderboard.memory_estimate import estimated_mem_bytes
 from optbench_llm.leaderboard.plan import Plan, RowTrials
@@ -24,7 +25,7 @@ _SLOWEST = 5
 
 
 def print_plan(
-    plan: Plan, path: Path, workers: int, costs: Costs | None, cut: Sequence[str], tell: Tell
+    plan: Plan, path: Path, site: Site, costs: Costs | None, cut: Sequence[str], tell: Tell
 ) -> None:
     """Print a plan and its cost, which is found out unless ``costs`` tell it; write nothing.
 
@@ -55,13 +56,13 @@ def print_plan(
     if costs is None:
         wanted = kinds(row.entry for row in rows if row.steps)
         try:
-            costs = forecast(plan, wanted, store.results, workers, tell)
+            costs = forecast(plan, wanted, store.results, site, tell)
         except Unmeasured as error:
             say(f"Estimate: none; {error}.")
             return
     elif recipe.training.max_steps is not None:
         costs = replace(costs, steps=recipe.training.max_steps)
-    for line in _estimate(recipe, rows, costs, workers):
+    for line in _estimate(recipe, rows, costs, site.workers):
         say(line)
 
 

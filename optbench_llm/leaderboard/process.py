@@ -40,7 +40,7 @@ class WorkerProcess:
     A worker of several processes is torchrun's process here, and what it has started. ``gpus`` are
     the variables that say which GPUs it sees (see `gpus.own_gpus`).
 
-    Every item of ``inbox`` is ``(this process, event)``; the last one is ``{"event": "exited"}``.
+    Every item of ``inbox`` is ``(this process, event)``; the last event is `exited`'s.
     """
 
     def __init__(
@@ -50,10 +50,11 @@ class WorkerProcess:
         inbox: queue.Queue,
         log: Path,
         gpus: Mapping[str, str],
+        program: str | None = None,
     ) -> None:
         self.number = number
         self.log = log
-        self.began = time.monotonic()
+        self.began: float | None = time.monotonic()
         self._inbox = inbox
         self._oom_kills_before = _oom_kills()
         threads = str(setup["threads"])
@@ -69,7 +70,7 @@ class WorkerProcess:
         }
         with open(log, "a", encoding="utf-8") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, *_program(setup)],
+                [sys.executable, *_arguments(setup, program or _WORKER)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -110,24 +111,6 @@ class WorkerProcess:
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
 
-    def was_asked_to_end(self) -> bool:
-        """Whether a dead worker ended by a signal that whoever ends a job sends to all of it."""
-        return -self._process.wait() in HEEDED
-
-    def death(self, told: tuple[str, str] | None) -> tuple[str, str]:
-        """Status and reason for the trial that a dead worker was running.
-
-        ``told`` is what it said itself. Where a signal ended one of its processes, that only
-        followed from it.
-        """
-        code = self._process.wait()
-        if code >= 0:
-            return told or ("error", f"worker ended with exit code {code}; see {self.log.name}")
-        name = signal.Signals(-code).name
-        if code == -signal.SIGKILL and _oom_kills() > self._oom_kills_before:
-            return "oom", f"worker killed by {name}: the system ran out of memory"
-        return "error", f"worker killed by {name}; see {self.log.name}"
-
     def _read(self) -> None:
         assert self._process.stdout is not None
         try:
@@ -137,14 +120,42 @@ class WorkerProcess:
             # The last line of a worker that was killed while it wrote; nothing can follow it.
             self._end()
         finally:
-            self._process.wait()
-            self._inbox.put((self, {"event": EXITED}))
+            code = self._process.wait()
+            out_of_memory = code == -signal.SIGKILL and _oom_kills() > self._oom_kills_before
+            self._inbox.put((self, exited(code, out_of_memory=out_of_memory)))
 
 
-def _program(setup: dict[str, Any]) -> list[str]:
+def exited(code: int, *, out_of_memory: bool = False) -> dict[str, Any]:
+    """The last event of a worker: its exit code, and whether the system had no memory left."""
+    return {"event": EXITED, "code": code, "out_of_memory": out_of_memory}
+
+
+def was_asked_to_end(event: Mapping[str, Any]) -> bool:
+    """Whether a worker exited by a signal that whoever ends a job sends to all of it."""
+    return -event["code"] in HEEDED
+
+
+def cause_of_death(
+    event: Mapping[str, Any], told: tuple[str, str] | None, log: Path
+) -> tuple[str, str]:
+    """Status and reason for the trial that was running when a worker exited.
+
+    ``told`` is what the worker said itself. Where a signal ended one of its processes, that only
+    followed from it.
+    """
+    code = event["code"]
+    if code >= 0:
+        return told or ("error", f"worker ended with exit code {code}; see {log.name}")
+    name = signal.Signals(-code).name
+    if event["out_of_memory"]:
+        return "oom", f"worker killed by {name}: the system ran out of memory"
+    return "error", f"worker killed by {name}; see {log.name}"
+
+
+def _arguments(setup: dict[str, Any], program: str) -> list[str]:
     """What Python is to run."""
     path = json.dumps(sys.path)
-    worker = ["-c", _WORKER, path]
+    worker = ["-c", program, path]
     if setup["processes"] == 1:
         return worker
     return ["-c", _GROUP, path, json.dumps(setup), *worker]

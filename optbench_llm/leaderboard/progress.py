@@ -5,12 +5,18 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from optbench_llm.leaderboard.executor import Event, Finished, Ready, Started, Stepped
-from optbench_llm.leaderboard.trial import TrialSpec
+from optbench_llm.leaderboard.executor import Event, Finished, Notice, Ready, Started, Stepped
+from optbench_llm.leaderboard.standing import Standing, clock, name_of
 from optbench_llm.run_record import RunRecord
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+#: Where lines are read one by one, there is one at least every so many seconds.
+_SILENCE_S = 60.0
+#: Of more trials that run, only so many are named.
+_SHOWN = 4
 
 
 class Display(Protocol):
@@ -32,6 +38,10 @@ class Display(Protocol):
         """Show one event."""
         ...
 
+    def stand(self, standing: Standing) -> None:
+        """Show how far the whole is; called about every second."""
+        ...
+
 
 def open_display(console: Console) -> Display:
     """A live display on a terminal, plain lines anywhere else."""
@@ -50,16 +60,12 @@ def outcome(record: RunRecord) -> str:
     return words
 
 
-def name_of(trial: TrialSpec) -> str:
-    """What tells a trial from the others of its board."""
-    return f"{trial.spec} {trial.lr:.3g} {trial.seed}"
-
-
 class PlainDisplay:
-    """One line for each finished trial: for files, pipes and continuous integration."""
+    """One line for each finished trial, and one a minute: for files, pipes, batch systems."""
 
     def __init__(self) -> None:
         self._total = self._finished = 0
+        self._said_at = time.monotonic()
 
     def __enter__(self) -> PlainDisplay:
         return self
@@ -70,19 +76,30 @@ class PlainDisplay:
     def say(self, text: str) -> None:
         """Print a line for itself."""
         print(text, flush=True)
+        self._said_at = time.monotonic()
 
     def plan(self, trials: int, steps: int | None) -> None:
         """Remember how many trials there are."""
         self._total = trials
 
     def show(self, event: Event) -> None:
-        """Print a line for a finished trial; all else is silent."""
+        """Print a line for a finished trial, or what a person should know."""
         if isinstance(event, Finished):
-            self._finished += 1
+            self._finished += event.record.status != "interrupted"
             count = f"[{self._finished:>{len(str(self._total))}}/{self._total}]"
             words = f"{outcome(event.record)}   {event.wall_s:.1f} s"
-            line = f"{count} {name_of(event.trial):<28} {words}"
-            print(line, flush=True)
+            self.say(f"{count} {name_of(event.trial):<28} {words}")
+        elif isinstance(event, Notice):
+            self.say(event.text)
+
+    def stand(self, standing: Standing) -> None:
+        """Print a line where there was none for a minute."""
+        if time.monotonic() - self._said_at >= _SILENCE_S:
+            shown = [trial.in_words for trial in standing.running[:_SHOWN]]
+            more = len(standing.running) - len(shown)
+            words = "; ".join([*shown, *([f"{more} more"] if more else [])]) or "nothing runs"
+            left = "" if standing.left_s is None else f", {clock(standing.left_s)} left"
+            self.say(f"{standing.ended} of {standing.planned} trials have ended{left}; {words}")
 
 
 class LiveDisplay:
@@ -92,9 +109,7 @@ class LiveDisplay:
         from rich.progress import BarColumn, Progress, TextColumn
 
         self._console = console
-        self._began = time.monotonic()
-        self._trials_began = 0.0
-        self._finished = self._total = 0
+        self._total = 0
         self._steps: int | None = None
         self._progress = Progress(
             TextColumn("[bold]{task.description:<28}"),
@@ -128,8 +143,6 @@ class LiveDisplay:
         """Move the bars; print a finished trial above them."""
         if isinstance(event, Ready):
             self._steps = event.facts.steps
-            self._trials_began = self._trials_began or time.monotonic()
-            self._count()
         elif isinstance(event, Started):
             self._drop(event.worker)
             self._tasks[event.worker] = self._progress.add_task(
@@ -142,11 +155,19 @@ class LiveDisplay:
                 completed=event.step,
                 text=f"step {event.step}{of}   loss {event.loss:.4f}",
             )
-            self._count()
         elif isinstance(event, Finished):
             self._drop(event.worker)
-            self._finished += 1
             self._finish(event)
+        elif isinstance(event, Notice):
+            self.say(event.text)
+
+    def stand(self, standing: Standing) -> None:
+        """Move the bar of the whole."""
+        ended = standing.ended - (standing.planned - self._total)
+        text = f"{ended} of {self._total}   {clock(standing.at - standing.began)} elapsed"
+        if standing.left_s is not None:
+            text += f", {clock(standing.left_s)} left"
+        self._progress.update(self._whole, completed=ended, text=text)
 
     def _finish(self, event: Finished) -> None:
         from rich.text import Text
@@ -155,21 +176,7 @@ class LiveDisplay:
         mark = Text(" ✓ ", style="green") if done else Text(" ✗ ", style="red")
         words = f"{name_of(event.trial):<28} {outcome(event.record)}   {event.wall_s:.1f} s"
         self._console.print(mark + Text(words, style="" if done else "red"))
-        self._count()
-
-    def _count(self) -> None:
-        now = time.monotonic()
-        text = f"{self._finished} of {self._total}   {_clock(now - self._began)} elapsed"
-        if self._finished:
-            each_s = (now - self._trials_began) / self._finished
-            text += f", {_clock(each_s * (self._total - self._finished))} left"
-        self._progress.update(self._whole, completed=self._finished, text=text)
 
     def _drop(self, worker: int) -> None:
         if worker in self._tasks:
             self._progress.remove_task(self._tasks.pop(worker))
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes}:{rest:02d}"

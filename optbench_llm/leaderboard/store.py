@@ -8,9 +8,11 @@ store: it holds a file lock that dies with it. Anyone may read.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -288,10 +290,8 @@ def _trial_folders(path: Path) -> Iterator[Path]:
 def _take(lock: Any, path: Path) -> None:
     if sys.platform == "win32":
         raise ValueError(f"store {path}: leaderboards run on Linux and macOS; on Windows use WSL")
-    import fcntl  # Windows has none
-
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(lock)
     except BlockingIOError:
         lock.seek(0)
         raise ValueError(
@@ -301,3 +301,15 @@ def _take(lock: Any, path: Path) -> None:
     lock.truncate(0)
     lock.write(f"{os.getpid()}\n")
     lock.flush()
+
+
+def _lock(lock: Any) -> None:
+    """Take the lock; who only asks for the status holds it for a moment."""
+    import fcntl  # Windows has none
+
+    for _ in range(5):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(0.05)
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -17,6 +17,8 @@ from transformers.utils import logging as transformers_logging
 
 from optbench_llm.data import DataSettings, check_enough_blocks, load_data, make_collator
 from optbench_llm.devices import device_name, free_cached_memory, synchronize
+from optbench_llm.leaderboard.environment import describe_environment
+from optbench_llm.leaderboard.tracking import check_trackers, tracked
 from optbench_llm.models import load_model
 from optbench_llm.postponed import is_bitsandbytes_used
 from optbench_llm.run_record import RunRecord
@@ -46,6 +48,8 @@ class Workbench:
         Raises:
             ValueError: they cannot be loaded, or are not those that the trials were planned with.
         """
+        if setup.get("tracking"):
+            check_trackers(setup["tracking"]["to"])
         torch.set_num_threads(setup["threads"])
         transformers_logging.disable_progress_bar()
         self._setup = setup
@@ -62,10 +66,16 @@ class Workbench:
         gc.freeze()
 
     def facts(self) -> dict[str, Any]:
-        """What the parent should know of this worker (see `executor.Facts`)."""
+        """What the parent should know of this worker (see `executor.Facts`).
+
+        Raises:
+            ValueError: it was given a GPU that torch does not find.
+        """
         untouched_eval_loss, untouched_test_loss = self._untouched_losses()
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         device_type = accelerator.type if accelerator else "cpu"
+        if self._setup.get("has_gpu") and device_type == "cpu":
+            raise ValueError("trials here are given a GPU, and torch finds none")
         return {
             "device": device_name(),
             "device_type": device_type,
@@ -75,6 +85,7 @@ class Workbench:
             "data": self._splits.report.page,
             "untouched_eval_loss": untouched_eval_loss,
             "untouched_test_loss": untouched_test_loss,
+            "machine": describe_environment(),
         }
 
     def run(self, trial: dict[str, Any], on_step: Callable[[int, float], None]) -> RunRecord:
@@ -88,9 +99,12 @@ class Workbench:
         """
         _reset_process_state(trial["seed"])
         model = copy.deepcopy(self._base.model)
-        with tempfile.TemporaryDirectory(dir=self._setup["scratch"]) as folder:
+        with (
+            tempfile.TemporaryDirectory(dir=self._setup["scratch"]) as folder,
+            tracked(self._setup.get("tracking"), trial) as tracking,
+        ):
             args = training_arguments(
-                self._setup["training"], trial, folder, self._setup["processes"]
+                self._setup["training"], trial, folder, self._setup["processes"], tracking
             )
             record = run_training(
                 model,
@@ -140,12 +154,17 @@ class Workbench:
 
 
 def training_arguments(
-    training: dict[str, Any], trial: dict[str, Any], folder: str, processes: int = 1
+    training: dict[str, Any],
+    trial: dict[str, Any],
+    folder: str,
+    processes: int = 1,
+    tracking: dict[str, Any] | None = None,
 ) -> OptBenchArguments:
     """The Trainer's arguments for a trial, which writes to ``folder``.
 
     ``training`` is what all trials share (see `TrainingSettings`), ``trial`` as `Workbench.run`
-    takes it: its schedule, weight decay and steps take the place of the shared ones.
+    takes it: its schedule, weight decay and steps take the place of the shared ones. ``tracking``
+    are the arguments that `tracked` gives.
     """
     return OptBenchArguments(
         output_dir=folder,
@@ -167,7 +186,7 @@ def training_arguments(
         save_strategy="no",
         logging_steps=10,
         disable_tqdm=True,
-        report_to="none",
+        **(tracking or {"report_to": "none"}),
     )
 
 

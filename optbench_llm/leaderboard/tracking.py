@@ -1,0 +1,103 @@
+"""Trackers that a board's trials may report to, grouped by recipe and optimizer."""
+
+from __future__ import annotations
+
+import netrc
+import os
+import re
+import traceback
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from optbench_llm.leaderboard.standing import run_name
+
+#: As ``--report-to`` and pip name them, and as they are imported.
+TRACKERS = ("trackio", "tensorboard", "wandb")
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Look whether trials can report to these.
+
+    Raises:
+        ValueError: no such tracker, it is not installed here, or wandb is not logged in.
+    """
+    for name in names:
+        if name not in TRACKERS:
+            raise ValueError(f"--report-to {name}: expected some of {', '.join(TRACKERS)}")
+        if find_spec(name) is None:
+            raise ValueError(f"--report-to {name}: is not installed; pip install {name}")
+    if "wandb" in names and not _is_wandb_usable():
+        raise ValueError(
+            "--report-to wandb: nobody is logged in; wandb login, or WANDB_MODE=offline"
+        )
+
+
+def tracking_setup(names: Sequence[str], recipe: str, store: Path) -> dict[str, Any] | None:
+    """What a worker must know to report to these trackers; None where there are none."""
+    if not names:
+        return None
+    folder = (store / "tensorboard").resolve()
+    return {"to": list(dict.fromkeys(names)), "project": recipe, "folder": str(folder)}
+
+
+@contextmanager
+def tracked(setup: Mapping[str, Any] | None, trial: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The Trainer's arguments that make a trial a run of its own, and the run's end.
+
+    The recipe is the project, unless the user's environment names one for wandb. Runs are named by
+    spec, lr and seed, and by a word that no other has: rows may share all three, and a trial may
+    run a second time. wandb groups them by spec; TensorBoard has a folder for each spec.
+    """
+    if not setup:
+        yield {"report_to": "none"}
+        return
+    name = f"{run_name(trial['spec'], trial['lr'], trial['seed'])} {uuid.uuid4().hex[:6]}"
+    spec, _, rest = name.partition(" ")
+    folders = [re.sub(r"[^A-Za-z0-9.+@_-]+", "-", part) for part in (spec, rest)]
+    variables = {
+        "WANDB_PROJECT": os.environ.get("WANDB_PROJECT", setup["project"]),
+        "WANDB_RUN_GROUP": trial["spec"],
+        "TENSORBOARD_LOGGING_DIR": os.path.join(setup["folder"], *folders),
+    }
+    before = {variable: os.environ.get(variable) for variable in variables}
+    os.environ.update(variables)
+    try:
+        yield {
+            "report_to": setup["to"],
+            "run_name": name,
+            "project": setup["project"],
+            "trackio_static_space_id": False,
+        }
+    finally:
+        for variable, value in before.items():
+            if value is None:
+                del os.environ[variable]
+            else:
+                os.environ[variable] = value
+        if "wandb" in setup["to"]:
+            _end_wandb_run()
+
+
+def _end_wandb_run() -> None:
+    """Otherwise the next trial's values would go on in this one's run."""
+    try:
+        import_module("wandb").finish(quiet=True)
+    except Exception:
+        # The trial has its result; the log tells.
+        traceback.print_exc()
+
+
+def _is_wandb_usable() -> bool:
+    """Whether a run needs nobody to type a key."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE") in ("offline", "disabled"):
+        return True
+    try:
+        known = netrc.netrc().hosts
+    except (OSError, netrc.NetrcParseError):
+        return False
+    return any("wandb" in host for host in known)

@@ -1,0 +1,100 @@
+"""Trials that report to trackers: each a run of its own, and the same losses."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+from leaderboard_setup import leaderboard, losses, write_recipe
+from typer.testing import CliRunner
+
+from optbench_llm.cli import app
+from optbench_llm.leaderboard.tracking import check_trackers, tracked, tracking_setup
+
+TRIAL = {"spec": "lion@int8", "lr": 1e-4, "seed": 42}
+
+
+def test_trackers_are_off_by_default():
+    assert tracking_setup([], "mini", Path("store")) is None
+    with tracked(None, TRIAL) as arguments:
+        assert arguments == {"report_to": "none"}
+
+
+def test_each_trial_is_a_run_named_and_grouped(monkeypatch, tmp_path):
+    """And the environment is afterwards as it was."""
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    monkeypatch.setenv("WANDB_RUN_GROUP", "mine")
+    before = dict(os.environ)
+    setup = tracking_setup(["tensorboard", "trackio"], "mini", tmp_path)
+    with tracked(setup, TRIAL) as arguments:
+        assert arguments["run_name"].startswith("lion@int8 0.0001 42 ")
+        assert arguments["project"] == "mini"
+        assert (os.environ["WANDB_PROJECT"], os.environ["WANDB_RUN_GROUP"]) == ("mini", "lion@int8")
+        folder = Path(os.environ["TENSORBOARD_LOGGING_DIR"])
+    assert folder.parent == tmp_path / "tensorboard" / "lion@int8"
+    assert folder.name.startswith("0.0001-42-")
+    assert dict(os.environ) == before
+    monkeypatch.setenv("WANDB_PROJECT", "ours")
+    with tracked(setup, TRIAL) as again:
+        assert os.environ["WANDB_PROJECT"] == "ours"
+        # Another length of the same row, and a second try, are runs of their own.
+        assert again["run_name"] != arguments["run_name"]
+
+
+def test_a_tracker_that_is_not_there_is_refused(monkeypatch, tmp_path):
+    """Before anything starts, by the command."""
+    with pytest.raises(ValueError, match="mlflow: expected some of trackio, tensorboard, wandb"):
+        check_trackers(["mlflow"])
+    asked = CliRunner().invoke(app, ["leaderboard", "--dry-run", "--report-to", "trackio,nope"])
+    assert (asked.exit_code, "--report-to nope: expected" in asked.output) == (2, True)
+    monkeypatch.setattr("optbench_llm.leaderboard.tracking.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="wandb: is not installed; pip install wandb"):
+        check_trackers(["wandb"])
+    monkeypatch.setattr("optbench_llm.leaderboard.tracking.find_spec", lambda name: name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    with pytest.raises(ValueError, match="nobody is logged in"):
+        check_trackers(["wandb"])
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password key\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    check_trackers(["wandb"])
+    (tmp_path / ".netrc").unlink()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    check_trackers(["wandb"])
+
+
+# Starts two leaderboards.
+@pytest.mark.slow
+def test_runs_arrive_and_losses_stay_what_they_are(tmp_path, monkeypatch):
+    """In the real TensorBoard and the real trackio; two trials of one worker are two runs."""
+    monkeypatch.setitem(os.environ, "TRACKIO_DIR", str(tmp_path / "trackio"))
+    monkeypatch.setattr("leaderboard_setup.ENVIRONMENT", {**os.environ, "OMP_NUM_THREADS": "1"})
+    recipe = write_recipe(tmp_path, "adamw", "lion", max_steps=20)
+    plain, tracking = tmp_path / "plain", tmp_path / "tracking"
+    assert leaderboard(recipe, "--store", plain).returncode == 0
+    ran = leaderboard(recipe, "--store", tracking, "--report-to", "tensorboard,trackio")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    for spec in ("adamw", "lion"):
+        assert losses(plain, spec) == losses(tracking, spec)
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    runs = sorted((tracking / "tensorboard").glob("*/*"))
+    assert [run.parent.name for run in runs] == ["adamw", "lion"]
+    for run in runs:
+        read = EventAccumulator(str(run))
+        read.Reload()
+        steps = [event.step for event in read.Scalars("train/loss")]
+        assert steps == [10, 20]
+        assert all(0 < event.value < 10 for event in read.Scalars("train/loss"))
+
+    (database,) = (tmp_path / "trackio").glob("*mini*.db")
+    with sqlite3.connect(database) as rows:
+        logged = rows.execute("select run_name, metrics from metrics").fetchall()
+    seen = {name for name, metrics in logged if "train/loss" in json.loads(metrics)}
+    assert {name.rpartition(" ")[0] for name in seen} == {"adamw 0.001 42", "lion 0.0001 42"}
+    assert len(seen) == 2
