@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 import optbench_llm
+from optbench_llm.spec_list import split_specs
 from optbench_llm.stopping import exit_code, heeding_signals, signal_of
 
 app = typer.Typer(
@@ -394,27 +395,3 @@ def audit(
 
         specs = [name for item in split_specs("NAME", names) for name in auditable(item)]
         run_audits(specs, steps=steps, elements=elements, as_json=as_json)
-
-
-def split_specs(option: str, text: str) -> list[str]:
-    """Split at the commas that stand outside parentheses.
-
-    Raises:
-        ValueError: an item is empty, or a parenthesis is not closed; names the option.
-    """
-    items, depth = [""], 0
-    for character in text:
-        depth += (character == "(") - (character == ")")
-        if depth < 0:
-            break
-        if character == "," and depth == 0:
-            items.append("")
-        else:
-            items[-1] += character
-    if depth != 0:
-        raise ValueError(f"{option} {text}: a parenthesis has no partner")
-    items = [item.strip() for item in items]
-    if "" in items:
-        empty = items.index("") + 1
-        raise ValueError(f"{option} {text}: item {empty} is empty; write SPEC,SPEC...")
-    return items

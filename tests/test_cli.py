@@ -21,9 +21,9 @@ import optbench_llm as ob
 from optbench_llm.catalog import published_optimizers
 from optbench_llm.catalog.info import LARGE_MATRIX
 from optbench_llm.catalog_pages import Selection, fitting_table, list_json
-from optbench_llm.cli import split_specs
 from optbench_llm.compatibility import CIRCUMSTANCES
 from optbench_llm.info_page import info_json
+from optbench_llm.spec_list import split_specs
 
 HEAVY = ["torch", "transformers", "datasets", "accelerate", "pandas", "scipy"]
 HEAVY += ["pydantic", "rich", "numpy"]

@@ -22,6 +22,8 @@ CPUS, GPUS = {"CPU": 8.0}, {"CPU": 8.0, "GPU": 2.0}
         ([CPUS, GPUS], 1, None, None, Share(1, 1), 2),
         ([GPUS, GPUS], 2, None, None, Share(2, 2), 2),
         ([GPUS], 1, None, 0.5, Share(1, 0.5), 4),
+        ([GPUS], 1, None, 0.2, Share(1, 0.2), 8),  # ten shares of GPUs, and eight cores
+        ([{"CPU": 64.0, "GPU": 2.0}], 1, None, 0.2, Share(1, 0.2), 10),
         ([GPUS], 1, None, 0.4, Share(1, 0.4), 4),  # no trial lies on two GPUs
         ([GPUS], 1, 4, 0.0, Share(4, 0), 2),
     ],

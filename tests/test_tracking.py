@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from leaderboard_setup import leaderboard, losses, write_recipe
@@ -65,6 +67,28 @@ def test_a_tracker_that_is_not_there_is_refused(monkeypatch, tmp_path):
     (tmp_path / ".netrc").unlink()
     monkeypatch.setenv("WANDB_MODE", "offline")
     check_trackers(["wandb"])
+
+
+def test_a_tracker_that_fails_at_the_end_takes_no_result(monkeypatch, tmp_path, capsys):
+    """The trial is done; anything that is no fault of the tracker's still comes through."""
+
+    class Error(Exception):
+        pass
+
+    def module(error: Exception) -> SimpleNamespace:
+        def finish(quiet: bool) -> None:
+            raise error
+
+        return SimpleNamespace(Error=Error, finish=finish)
+
+    setup = tracking_setup(["wandb"], "mini", tmp_path)
+    monkeypatch.setitem(sys.modules, "wandb", module(Error("no network")))
+    with tracked(setup, TRIAL):
+        pass
+    assert "no network" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "wandb", module(TypeError("ours")))
+    with pytest.raises(TypeError, match="ours"), tracked(setup, TRIAL):
+        pass
 
 
 # Starts two leaderboards.

@@ -137,6 +137,7 @@ class _Session:
         self._told = self._written = -math.inf
         self._unstored: Finished | None = None
         self._next_tables = 0.0
+        self._is_status_lost = False
         self._left_out: set[str] = set()
 
     def run(self, executor: Executor) -> None:
@@ -235,8 +236,10 @@ class _Session:
         try:
             self._store.write(STATUS, f"{text}\n")
         except ValueError as error:
-            # A word to others is no result.
-            self._display.say(f"the status is not written: {error}")
+            # A word to others is no result; once is enough for the one here.
+            if not self._is_status_lost:
+                self._display.say(f"the status is not written: {error}")
+            self._is_status_lost = True
 
     def _rows(self, plan: Plan) -> Iterator[RowTrials]:
         for entry, is_a_a in plan.entries():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import queue
 import signal
@@ -48,7 +49,7 @@ class Share:
         gpus = node.get("GPU", 0.0)
         if 0 < self.gpus < 1:
             # A trial's share is of one GPU.
-            rooms.append(gpus * (1 // self.gpus))
+            rooms.append(gpus * math.floor(1 / self.gpus + 1e-9))
         elif self.gpus:
             rooms.append(gpus // self.gpus)
         return int(min(rooms))

@@ -85,10 +85,11 @@ def tracked(setup: Mapping[str, Any] | None, trial: Mapping[str, Any]) -> Iterat
 
 def _end_wandb_run() -> None:
     """Otherwise the next trial's values would go on in this one's run."""
+    wandb: Any = import_module("wandb")
     try:
-        import_module("wandb").finish(quiet=True)
-    except Exception:
-        # The trial has its result; the log tells.
+        wandb.finish(quiet=True)
+    except (wandb.Error, OSError):
+        # The trial has its result, and its tracker is out of reach; the log tells.
         traceback.print_exc()
 
 
