@@ -51,15 +51,16 @@ def workers() -> list[psutil.Process]:
     return found
 
 
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A head and a second node, each with room for one trial."""
-    monkeypatch.setenv(MARK, str(os.getpid()))
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    found = ray_cluster.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    found.add_node(num_cpus=1)
-    yield found
-    found.shutdown()
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head and a second node, each with room for one trial; tests leave it as it was."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(MARK, str(os.getpid()))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        found = ray_cluster.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        found.add_node(num_cpus=1)
+        yield found
+        found.shutdown()
 
 
 def results(store: Path) -> dict[str, tuple[Any, ...]]:
@@ -125,6 +126,7 @@ def test_failures_on_a_cluster_are_rows_as_they_are_here(cluster, tmp_path):
     ran = leaderboard(
         recipe, "--store", store, "--executor", "ray", "--ray-address", cluster.address
     )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
     found = {r.trial.spec.rpartition(":")[2]: r.record for r in Store.read(store).results}
     assert {spec: record.status for spec, record in found.items()} == {
         "adamw": "done", "lion": "done", "Killed": "error", "OutOfMemory": "oom",
@@ -134,6 +136,26 @@ def test_failures_on_a_cluster_are_rows_as_they_are_here(cluster, tmp_path):
     logs = "".join(path.read_text() for path in store.glob("worker-*.log"))
     assert all(f"faulty_optimizers:{name}" in logs for name in names)
     assert ran.stderr == ""
+    assert not workers()
+
+
+def test_trials_of_two_processes_have_a_node_of_two_cores(cluster, tmp_path):
+    """Where there is one: both processes of a trial are on it, and come to what they do here."""
+    recipe = write_recipe(tmp_path, "adamw", "muon", max_steps=10)
+    node = cluster.add_node(num_cpus=2)
+    try:
+        ran = leaderboard(
+            recipe, "--store", tmp_path / "clustered", "--processes-per-trial", "2",
+            "--executor", "ray", "--ray-address", cluster.address,
+        )  # fmt: skip
+    finally:
+        cluster.remove_node(node)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "Ray: 1 worker of 2 CPUs\n" in ran.stdout
+    here = leaderboard(recipe, "--store", tmp_path / "local", "--processes-per-trial", "2")
+    assert here.returncode == 0, here.stdout + here.stderr
+    assert results(tmp_path / "clustered") == results(tmp_path / "local")
+    assert [r.record.status for r in Store.read(tmp_path / "local").results] == ["done"] * 2
     assert not workers()
 
 

@@ -7,6 +7,7 @@ too early start torchrun itself.
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import multiprocessing
 import os
@@ -84,6 +85,8 @@ def _enter(
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT)
     for standard in (1, 2):
         os.dup2(descriptor, standard)
+    # A process that dies of a signal tells where.
+    faulthandler.enable()
     # What the server has imported stays: no need to look through it for garbage.
     gc.freeze()
     function(*args)

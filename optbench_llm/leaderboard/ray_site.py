@@ -37,7 +37,8 @@ class RaySite:
     @property
     def in_words(self) -> str:
         """What there is room for."""
-        told = f"Ray: {self.workers} workers of {self.share.in_words} each"
+        workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
+        told = f"Ray: {workers} of {self.share.in_words}{' each' * (self.workers > 1)}"
         if self.workers > self.room:
             told += f"; the cluster has room for {self.room}, the others wait"
         return told
