@@ -45,10 +45,17 @@ def write_recipe(
     return path
 
 
-def leaderboard(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def leaderboard(
+    *arguments: str | Path, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run ``optbench-llm leaderboard`` to its end."""
-    command = [*COMMAND, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**ENVIRONMENT, **(environment or {})},
+        timeout=300,
+    )
 
 
 def start_leaderboard(
