@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from huge_element import check_others_go_on
 from marks import slow
 from oracles import CASES, PROOFS
 from oracles.comparison import (
@@ -120,69 +121,16 @@ def test_a_gradient_that_is_not_finite_ends_in_the_parameter(name):
     assert all(p.isnan().any() for p in params)
 
 
-HUGE = 1e25
-STOPPED_BY_THEIR_TENSOR = {
-    "apollo": "its curvature is fitted along one direction for the whole tensor",
-}
-
-
-def with_one_element(
-    name: str, huge: float | None, shapes: Any, suffix: str = "", engine: str = "eager"
-) -> tuple[list[list[torch.Tensor]], Any]:
-    """The parameters after each of 6 steps, the second with ``huge`` in each gradient's middle."""
-    params = [make_parameter(shape, index, torch.float32) for index, shape in enumerate(shapes)]
-    optimizer = make_optimizer(params, name + suffix, engine=engine, **CASES[name][0])
-    path = []
-    for t in range(1, 7):
-        feeds = [optimizer.observe] if optimizer.rule.observe else []
-        for feed in (*feeds, optimizer.step):
-            set_gradients(params, shapes, t, gradient, pauses=False)
-            for p in params:
-                if t == 2 and huge is not None:
-                    assert p.grad is not None
-                    p.grad.view(-1)[p.numel() // 2] = huge
-            optimizer.gradients_made()
-            feed()
-        path.append([p.detach().clone() for p in params])
-    return path, optimizer
-
-
-@pytest.mark.parametrize(
-    ("suffix", "engine"),
-    [
-        ("", "eager"),
-        *(
-            pytest.param(*one, marks=pytest.mark.slow)
-            for one in (("@int8", "eager"), ("@bf16", "eager"), ("", "compiled"))
-        ),
-    ],
-)
+@pytest.mark.parametrize("suffix", ["", *slow("@int8", "@bf16")])
 @pytest.mark.parametrize("name", RULES)
-def test_a_huge_gradient_element_leaves_the_others_be(name, suffix, engine):
-    """Its square is beyond fp32. All stays finite, and what an element alone decides is equal.
-
-    Where others share sums with it they go on as well. What shares a number with it, its channel
-    or in 8 bits the scale of its block, may stand still until its moments have decayed.
-    """
+def test_a_huge_gradient_element_leaves_the_others_be(name, suffix):
+    """See `huge_element`; ``test_rules_compiled.py`` says it of compiled code."""
     sizes = ((4097,), (64, 80)) if suffix == "@int8" else ((7,), (6, 8))
     shapes = bearable(name, [Shape(size) for size in sizes])
     try:
-        path, optimizer = with_one_element(name, HUGE, shapes, suffix, engine)
+        check_others_go_on(name, shapes, suffix)
     except ValueError as error:
         pytest.skip(str(error))
-    optimizer.check_finite()
-    undisturbed, _ = with_one_element(name, None, shapes, suffix, engine)
-    for before, p, other in zip(path[1], path[-1], undisturbed[-1], strict=True):
-        assert p.isfinite().all()
-        flat, place = torch.arange(p.numel()).view_as(p), p.numel() // 2
-        share = 256 if suffix == "@int8" else 1
-        if optimizer.rule.by_channel and p.ndim > 1:
-            share = max(share, p.shape[1])
-        others = flat // share != place // share
-        if name in ELEMENT:
-            assert torch.equal(p[others], other[others])
-        elif name not in STOPPED_BY_THEIR_TENSOR:
-            assert (p != before)[others].all()
 
 
 @pytest.mark.parametrize("name", RULES)

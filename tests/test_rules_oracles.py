@@ -10,13 +10,12 @@ from marks import slow
 from oracles import CASES, PROOFS
 from oracles.comparison import compiled_shapes, deviation, distance, is_companion, oracle_paths
 from oracles.inputs import parameter
-from oracles.proof import ALL_SHAPES, Shape
+from oracles.proof import Shape
 
 import optbench_llm as ob
 from optbench_llm.engine import compiled, shortcuts
 from optbench_llm.rules import newton_schulz
 from optbench_llm.rules.projection import some_channel_is_aligned
-from optbench_llm.rules.rule import Scope
 
 FP32_TOLERANCE = 1e-5
 FLOAT64_TOLERANCE = 1e-10
@@ -27,20 +26,6 @@ EVERY_CASE = [
     for name, cases in CASES.items()
     for number, case in enumerate(cases)
 ]
-#: Some rules are compiled at every run of the tests, all at a run of the slow ones too: flat, with
-#: sums, of matrices.
-QUICKLY_COMPILED = ("adamw", "lamb", "adafactor")
-#: Rules that must see each tensor by itself, and take vectors: small ones come in stacks.
-BY_ITSELF = [
-    name
-    for name, proof in PROOFS.items()
-    if ob.optimizer_info(name).rule_class().scope is Scope.TENSOR
-    and proof.shapes is ALL_SHAPES
-    and name != "novograd"
-]
-#: What they are compiled with: one of them steps alone too, the others together.
-STACK = (Shape((7,)),) * 10
-COMPILED = [*QUICKLY_COMPILED, *slow(*(name for name in CASES if name not in QUICKLY_COMPILED))]
 SCHEDULE_FREE = [
     name for name in CASES if ob.optimizer_info(name).rule_class().evaluation_point is not None
 ]
@@ -119,29 +104,6 @@ def test_parameters_of_several_real_pieces_agree_with_the_oracle(name):
     """The engine's own piece size, with a last piece that is not full."""
     shapes = (Shape((2, 70_000)),)
     assert deviation(name, CASES[name][0], shapes=shapes) < FP32_TOLERANCE
-
-
-@pytest.mark.parametrize("name", COMPILED)
-@pytest.mark.usefixtures("newton_schulz_in_fp32")
-def test_compiled_fp32_agrees_with_the_oracle_and_compiles_once(name, monkeypatch):
-    """20 steps of changing lrs and pauses; every phase of every layout is compiled once."""
-    graphs = {}
-    monkeypatch.setattr(compiled, "_FUNCTIONS", graphs)
-    shapes = compiled_shapes(name) + (STACK if name in BY_ITSELF else ())
-    assert deviation(name, CASES[name][0], shapes=shapes, engine="compiled") < FP32_TOLERANCE
-    layouts = {(rule, phase, layouts) for (rule, *_, phase), _, layouts, *_ in graphs}
-    assert len(layouts) == len(graphs) > 0
-    if name in BY_ITSELF:
-        assert {stacked for *_, stacked, _ in graphs} == {True, False}
-
-
-@pytest.mark.parametrize("name", ["novograd", *slow("swats")])
-def test_stacks_agree_with_the_oracle(name, monkeypatch):
-    """Vectors of one length whose gradients come and go: they are stacked now and then alone."""
-    graphs = {}
-    monkeypatch.setattr(compiled, "_FUNCTIONS", graphs)
-    assert deviation(name, CASES[name][0], shapes=STACK, engine="compiled") < FP32_TOLERANCE
-    assert {stacked for *_, stacked, _ in graphs} == {True, False}
 
 
 @pytest.mark.parametrize("case", [0, 1])
