@@ -15,6 +15,7 @@ from marks import slow
 from oracles import CASES
 from oracles.comparison import deviation, make_optimizer, make_parameter, shapes_of, take_step
 from oracles.proof import Shape
+from quick_interpreter import replace_language_once
 from torch import nn
 
 import optbench_llm as ob
@@ -34,6 +35,13 @@ from optbench_llm.engine.triton.templates import Form
 QUICK = ("adamw", "lamb", "novograd", "prodigy", "adamp", "ranger", "muon", "sophia")
 #: Matrix products in bfloat16.
 COARSE = {"muon": 0.06, "scion": 0.06}
+
+
+@pytest.fixture(autouse=True)
+def _quick_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_language_once(monkeypatch)
+
+
 EVERY_CASE = [
     pytest.param(
         name, case, id=f"{name}-{number}",
