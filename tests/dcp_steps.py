@@ -34,6 +34,17 @@ FROM_FIRST = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 WAYS = (*ON_DISK, "whole")
 
 
+def ways_between(begun: int, count: int, spec: str, width: int = WIDTH) -> tuple[str, ...]:
+    """By which ways as many as ``count`` processes go on with what ``begun`` of them have begun.
+
+    On another number by one of them, each pair with each way for some specs; where parts end within
+    blocks, by all.
+    """
+    if begun == count or width != WIDTH:
+        return WAYS
+    return (WAYS[(begun + 2 * count + len(spec)) % len(WAYS)],)
+
+
 def parts(model: Any, optimizer: Any, way: str) -> dict[str, Any]:
     """What a checkpoint on disk holds, and what one is loaded into."""
     options = StateDictOptions(**ON_DISK[way])
@@ -99,7 +110,7 @@ def go_on(folder: Path, spec: str, engine: str, width: int) -> dict[str, Any]:
     expected = torch.load(folder / spec / str(size()) / "undisturbed.pt", weights_only=True)
     found: dict[str, Any] = {}
     for begun in sorted((folder / spec).iterdir()):
-        for way in WAYS:
+        for way in ways_between(int(begun.name), size(), spec, width):
             name = f"{begun.name}, {way}"
             try:
                 found[name] = away(resumed(begun, spec, engine, width, way), expected)

@@ -23,7 +23,7 @@ MOMENTS = int(os.environ.get("OPTBENCH_MOMENTS", "3"))
 SPECS = (
     "adamw", "lion", "sgd", "adan", "lamb", "rmsprop", "adamax", "nadam", "radam", "adagrad",
     "adabound", "yogi", "adabelief", "signum", "qhm", "laprop",
-)  # fmt: skip
+)[: 5 + MOMENTS]  # fmt: skip
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
 #: After a start; loading takes some of them.
 SECONDS = {"local": (5, 12), "ray": (9, 20)}
