@@ -8,6 +8,7 @@ import sqlite3
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from leaderboard_setup import leaderboard, losses, write_recipe
@@ -25,25 +26,47 @@ def test_trackers_are_off_by_default():
         assert arguments == {"report_to": "none"}
 
 
-def test_each_trial_is_a_run_named_and_grouped(monkeypatch, tmp_path):
+def test_each_trial_is_a_run_named_and_foldered(monkeypatch, tmp_path):
     """And the environment is afterwards as it was."""
-    monkeypatch.delenv("WANDB_PROJECT", raising=False)
-    monkeypatch.setenv("WANDB_RUN_GROUP", "mine")
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "mine")
     before = dict(os.environ)
     setup = tracking_setup(["tensorboard", "trackio"], "mini", tmp_path)
     with tracked(setup, TRIAL) as arguments:
+        assert arguments["report_to"] == ["tensorboard", "trackio"]
         assert arguments["run_name"].startswith("lion@int8 0.0001 42 ")
         assert arguments["project"] == "mini"
-        assert (os.environ["WANDB_PROJECT"], os.environ["WANDB_RUN_GROUP"]) == ("mini", "lion@int8")
         folder = Path(os.environ["TENSORBOARD_LOGGING_DIR"])
     assert folder.parent == tmp_path / "tensorboard" / "lion@int8"
     assert folder.name.startswith("0.0001-42-")
     assert dict(os.environ) == before
-    monkeypatch.setenv("WANDB_PROJECT", "ours")
     with tracked(setup, TRIAL) as again:
-        assert os.environ["WANDB_PROJECT"] == "ours"
         # Another length of the same row, and a second try, are runs of their own.
         assert again["run_name"] != arguments["run_name"]
+
+
+def test_wandb_has_a_run_of_each_trial_in_the_group_of_its_optimizer(monkeypatch, tmp_path):
+    """The real one, without its server; trials of one process are told apart."""
+    import wandb
+
+    for name, value in (("MODE", "offline"), ("DIR", str(tmp_path)), ("SILENT", "true")):
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    setup = tracking_setup(["wandb"], "mini", tmp_path)
+    for spec in ("lion@int8", "adamw"):
+        with tracked(setup, {**TRIAL, "spec": spec}) as arguments:
+            assert arguments["report_to"] == ["wandb"]
+            run = wandb.run
+            assert (run.group, run.name, run.project) == (spec, arguments["run_name"], "mini")
+        assert wandb.run is None
+    monkeypatch.setenv("WANDB_PROJECT", "ours")
+    with tracked(setup, TRIAL):
+        assert wandb.run.project == "ours"
+    # Of several processes of a trial, the first alone reports.
+    monkeypatch.setenv("RANK", "1")
+    with tracked(setup, TRIAL) as arguments:
+        assert (wandb.run, arguments["report_to"]) == (None, ["wandb"])
+    wandb.teardown()
+    assert len([*tmp_path.glob("wandb/offline-run-*")]) == 3
 
 
 def test_a_tracker_that_is_not_there_is_refused(monkeypatch, tmp_path):
@@ -69,24 +92,26 @@ def test_a_tracker_that_is_not_there_is_refused(monkeypatch, tmp_path):
     check_trackers(["wandb"])
 
 
-def test_a_tracker_that_fails_at_the_end_takes_no_result(monkeypatch, tmp_path, capsys):
-    """The trial is done; anything that is no fault of the tracker's still comes through."""
+def test_a_tracker_that_fails_takes_no_result(monkeypatch, tmp_path, capsys):
+    """Nor one that cannot begin; what is no fault of the tracker's still comes through."""
 
     class Error(Exception):
         pass
 
-    def module(error: Exception) -> SimpleNamespace:
-        def finish(quiet: bool) -> None:
+    def module(at: str, error: Exception) -> SimpleNamespace:
+        def fail(**_: Any) -> None:
             raise error
 
-        return SimpleNamespace(Error=Error, finish=finish)
+        calls = {"init": lambda **_: None, "finish": lambda: None, at: fail}
+        return SimpleNamespace(Error=Error, **calls)
 
     setup = tracking_setup(["wandb"], "mini", tmp_path)
-    monkeypatch.setitem(sys.modules, "wandb", module(Error("no network")))
-    with tracked(setup, TRIAL):
-        pass
-    assert "no network" in capsys.readouterr().err
-    monkeypatch.setitem(sys.modules, "wandb", module(TypeError("ours")))
+    for at, left in (("init", "none"), ("finish", ["wandb"])):
+        monkeypatch.setitem(sys.modules, "wandb", module(at, Error("no network")))
+        with tracked(setup, TRIAL) as arguments:
+            assert arguments["report_to"] == left
+        assert "no network" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "wandb", module("finish", TypeError("ours")))
     with pytest.raises(TypeError, match="ours"), tracked(setup, TRIAL):
         pass
 
@@ -94,13 +119,15 @@ def test_a_tracker_that_fails_at_the_end_takes_no_result(monkeypatch, tmp_path, 
 # Starts two leaderboards.
 @pytest.mark.slow
 def test_runs_arrive_and_losses_stay_what_they_are(tmp_path, monkeypatch):
-    """In the real TensorBoard and the real trackio; two trials of one worker are two runs."""
+    """In the real TensorBoard, trackio and wandb; two trials of one worker are two runs."""
     monkeypatch.setitem(os.environ, "TRACKIO_DIR", str(tmp_path / "trackio"))
+    monkeypatch.setitem(os.environ, "WANDB_DIR", str(tmp_path))
+    monkeypatch.setitem(os.environ, "WANDB_MODE", "offline")
     monkeypatch.setattr("leaderboard_setup.ENVIRONMENT", {**os.environ, "OMP_NUM_THREADS": "1"})
     recipe = write_recipe(tmp_path, "adamw", "lion", max_steps=20)
     plain, tracking = tmp_path / "plain", tmp_path / "tracking"
     assert leaderboard(recipe, "--store", plain).returncode == 0
-    ran = leaderboard(recipe, "--store", tracking, "--report-to", "tensorboard,trackio")
+    ran = leaderboard(recipe, "--store", tracking, "--report-to", "tensorboard,trackio,wandb")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     for spec in ("adamw", "lion"):
         assert losses(plain, spec) == losses(tracking, spec)
@@ -122,3 +149,4 @@ def test_runs_arrive_and_losses_stay_what_they_are(tmp_path, monkeypatch):
     seen = {name for name, metrics in logged if "train/loss" in json.loads(metrics)}
     assert {name.rpartition(" ")[0] for name in seen} == {"adamw 0.001 42", "lion 0.0001 42"}
     assert len(seen) == 2
+    assert len([*tmp_path.glob("wandb/offline-run-*/*.wandb")]) == 2

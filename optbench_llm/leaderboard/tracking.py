@@ -18,6 +18,7 @@ from optbench_llm.leaderboard.standing import run_name
 
 #: As ``--report-to`` and pip name them, and as they are imported.
 TRACKERS = ("trackio", "tensorboard", "wandb")
+_TENSORBOARD_FOLDER = "TENSORBOARD_LOGGING_DIR"
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -51,7 +52,8 @@ def tracked(setup: Mapping[str, Any] | None, trial: Mapping[str, Any]) -> Iterat
 
     The recipe is the project, unless the user's environment names one for wandb. Runs are named by
     spec, lr and seed, and by a word that no other has: rows may share all three, and a trial may
-    run a second time. wandb groups them by spec; TensorBoard has a folder for each spec.
+    run a second time. wandb groups them by spec; TensorBoard has a folder for each spec. Where
+    wandb itself fails, the trial goes on without it and the worker's log tells why.
     """
     if not setup:
         yield {"report_to": "none"}
@@ -59,37 +61,48 @@ def tracked(setup: Mapping[str, Any] | None, trial: Mapping[str, Any]) -> Iterat
     name = f"{run_name(trial['spec'], trial['lr'], trial['seed'])} {uuid.uuid4().hex[:6]}"
     spec, _, rest = name.partition(" ")
     folders = [re.sub(r"[^A-Za-z0-9.+@_-]+", "-", part) for part in (spec, rest)]
-    variables = {
-        "WANDB_PROJECT": os.environ.get("WANDB_PROJECT", setup["project"]),
-        "WANDB_RUN_GROUP": trial["spec"],
-        "TENSORBOARD_LOGGING_DIR": os.path.join(setup["folder"], *folders),
-    }
-    before = {variable: os.environ.get(variable) for variable in variables}
-    os.environ.update(variables)
+    before = os.environ.get(_TENSORBOARD_FOLDER)
+    os.environ[_TENSORBOARD_FOLDER] = os.path.join(setup["folder"], *folders)
+    trackers = list(setup["to"])
+    # The Trainer takes a run that has begun for its own. One that it began would be of the group
+    # that wandb read from the environment at the worker's first trial.
+    reports = "wandb" in trackers and os.environ.get("RANK", "0") == "0"
+    if reports and not _begin_wandb_run(setup["project"], trial["spec"], name):
+        trackers.remove("wandb")
     try:
         yield {
-            "report_to": setup["to"],
+            "report_to": trackers or "none",
             "run_name": name,
             "project": setup["project"],
             "trackio_static_space_id": False,
         }
     finally:
-        for variable, value in before.items():
-            if value is None:
-                del os.environ[variable]
-            else:
-                os.environ[variable] = value
-        if "wandb" in setup["to"]:
+        if before is None:
+            del os.environ[_TENSORBOARD_FOLDER]
+        else:
+            os.environ[_TENSORBOARD_FOLDER] = before
+        if reports:
             _end_wandb_run()
+
+
+def _begin_wandb_run(project: str, group: str, name: str) -> bool:
+    """Whether there is one now."""
+    wandb: Any = import_module("wandb")
+    try:
+        wandb.init(project=os.environ.get("WANDB_PROJECT", project), group=group, name=name)
+    except (wandb.Error, OSError):
+        traceback.print_exc()
+        return False
+    return True
 
 
 def _end_wandb_run() -> None:
     """Otherwise the next trial's values would go on in this one's run."""
     wandb: Any = import_module("wandb")
     try:
-        wandb.finish(quiet=True)
+        wandb.finish()
     except (wandb.Error, OSError):
-        # The trial has its result, and its tracker is out of reach; the log tells.
+        # The trial has its result, and its tracker is out of reach.
         traceback.print_exc()
 
 
