@@ -7,6 +7,7 @@ import os
 import sqlite3
 import sys
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from leaderboard_setup import leaderboard, losses, write_recipe
 from typer.testing import CliRunner
 
 from optbench_llm.cli import app
+from optbench_llm.leaderboard import tracking
 from optbench_llm.leaderboard.tracking import check_trackers, tracked, tracking_setup
 
 TRIAL = {"spec": "lion@int8", "lr": 1e-4, "seed": 42}
@@ -92,6 +94,26 @@ def test_a_tracker_that_is_not_there_is_refused(monkeypatch, tmp_path):
     check_trackers(["wandb"])
 
 
+def test_runs_stay_here_where_wandb_does_not_answer(monkeypatch, tmp_path, capsys):
+    """The real one, after one try that fails; nobody listens at the address of its server."""
+    import wandb
+
+    monkeypatch.setattr(tracking, "_IS_WANDB_SILENT", Event())
+    for name, value in (
+        ("API_KEY", "a" * 40), ("BASE_URL", "http://127.0.0.1:9"), ("INIT_TIMEOUT", "2"),
+        ("DIR", str(tmp_path)), ("SILENT", "true"),
+    ):  # fmt: skip
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    setup = tracking_setup(["wandb"], "mini", tmp_path)
+    for trial in range(2):
+        with tracked(setup, TRIAL) as arguments:
+            assert arguments["report_to"] == ["wandb"]
+            assert (wandb.run.offline, wandb.run.group) == (True, "lion@int8")
+        assert ("wandb sync" in capsys.readouterr().out) == (trial == 0)
+    wandb.teardown()
+    assert len([*tmp_path.glob("wandb/offline-run-*/*.wandb")]) == 2
+
+
 def test_a_tracker_that_fails_takes_no_result(monkeypatch, tmp_path, capsys):
     """Nor one that cannot begin; what is no fault of the tracker's still comes through."""
 
@@ -105,6 +127,7 @@ def test_a_tracker_that_fails_takes_no_result(monkeypatch, tmp_path, capsys):
         calls = {"init": lambda **_: None, "finish": lambda: None, at: fail}
         return SimpleNamespace(Error=Error, **calls)
 
+    monkeypatch.setattr(tracking, "_IS_WANDB_SILENT", Event())
     setup = tracking_setup(["wandb"], "mini", tmp_path)
     for at, left in (("init", "none"), ("finish", ["wandb"])):
         monkeypatch.setitem(sys.modules, "wandb", module(at, Error("no network")))
@@ -125,16 +148,16 @@ def test_runs_arrive_and_losses_stay_what_they_are(tmp_path, monkeypatch):
     monkeypatch.setitem(os.environ, "WANDB_MODE", "offline")
     monkeypatch.setattr("leaderboard_setup.ENVIRONMENT", {**os.environ, "OMP_NUM_THREADS": "1"})
     recipe = write_recipe(tmp_path, "adamw", "lion", max_steps=20)
-    plain, tracking = tmp_path / "plain", tmp_path / "tracking"
+    plain, tracked_too = tmp_path / "plain", tmp_path / "tracking"
     assert leaderboard(recipe, "--store", plain).returncode == 0
-    ran = leaderboard(recipe, "--store", tracking, "--report-to", "tensorboard,trackio,wandb")
+    ran = leaderboard(recipe, "--store", tracked_too, "--report-to", "tensorboard,trackio,wandb")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     for spec in ("adamw", "lion"):
-        assert losses(plain, spec) == losses(tracking, spec)
+        assert losses(plain, spec) == losses(tracked_too, spec)
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    runs = sorted((tracking / "tensorboard").glob("*/*"))
+    runs = sorted((tracked_too / "tensorboard").glob("*/*"))
     assert [run.parent.name for run in runs] == ["adamw", "lion"]
     for run in runs:
         read = EventAccumulator(str(run))

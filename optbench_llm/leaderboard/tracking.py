@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from optbench_llm.leaderboard.standing import run_name
@@ -19,6 +20,8 @@ from optbench_llm.leaderboard.standing import run_name
 #: As ``--report-to`` and pip name them, and as they are imported.
 TRACKERS = ("trackio", "tensorboard", "wandb")
 _TENSORBOARD_FOLDER = "TENSORBOARD_LOGGING_DIR"
+#: wandb tries for a minute and more before it gives up: once is enough for all trials of a worker.
+_IS_WANDB_SILENT = Event()
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -53,7 +56,7 @@ def tracked(setup: Mapping[str, Any] | None, trial: Mapping[str, Any]) -> Iterat
     The recipe is the project, unless the user's environment names one for wandb. Runs are named by
     spec, lr and seed, and by a word that no other has: rows may share all three, and a trial may
     run a second time. wandb groups them by spec; TensorBoard has a folder for each spec. Where
-    wandb itself fails, the trial goes on without it and the worker's log tells why.
+    wandb itself fails, the trial goes on and the worker's log tells why.
     """
     if not setup:
         yield {"report_to": "none"}
@@ -86,10 +89,22 @@ def tracked(setup: Mapping[str, Any] | None, trial: Mapping[str, Any]) -> Iterat
 
 
 def _begin_wandb_run(project: str, group: str, name: str) -> bool:
-    """Whether there is one now."""
+    """Whether there is one now: where wandb does not answer, it keeps the run in its folder."""
     wandb: Any = import_module("wandb")
+    run = {"project": os.environ.get("WANDB_PROJECT", project), "group": group, "name": name}
+    if not _IS_WANDB_SILENT.is_set():
+        try:
+            wandb.init(**run)
+            return True
+        except (wandb.Error, OSError):
+            traceback.print_exc()
+            print(
+                "wandb does not answer: the runs of this worker stay in wandb's folder from here "
+                "on; wandb sync sends them"
+            )
+            _IS_WANDB_SILENT.set()
     try:
-        wandb.init(project=os.environ.get("WANDB_PROJECT", project), group=group, name=name)
+        wandb.init(**run, mode="offline")
     except (wandb.Error, OSError):
         traceback.print_exc()
         return False
