@@ -84,11 +84,16 @@ def test_a_tracker_that_is_not_there_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.delenv("NETRC", raising=False)
     with pytest.raises(ValueError, match="nobody is logged in"):
         check_trackers(["wandb"])
-    (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password key\n")
+    (tmp_path / ".netrc").write_text("machine wandb.example.org login user password key\n")
     (tmp_path / ".netrc").chmod(0o600)
+    with pytest.raises(ValueError, match="nobody is logged in"):
+        check_trackers(["wandb"])
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
     check_trackers(["wandb"])
+    monkeypatch.delenv("WANDB_BASE_URL")
     (tmp_path / ".netrc").unlink()
     monkeypatch.setenv("WANDB_MODE", "offline")
     check_trackers(["wandb"])

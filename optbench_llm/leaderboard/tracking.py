@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
 from typing import Any
+from urllib.parse import urlsplit
 
 from optbench_llm.leaderboard.standing import run_name
 
@@ -126,7 +127,9 @@ def _is_wandb_usable() -> bool:
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE") in ("offline", "disabled"):
         return True
     try:
-        known = netrc.netrc().hosts
+        known = netrc.netrc(os.environ.get("NETRC")).hosts
     except (OSError, netrc.NetrcParseError):
         return False
-    return any("wandb" in host for host in known)
+    wandb: Any = import_module("wandb")
+    server = urlsplit(os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url).netloc
+    return server in known
