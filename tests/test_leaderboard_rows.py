@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from dataclasses import replace
 from typing import Any
 
@@ -99,6 +100,25 @@ def test_several_seeds_are_one_row_of_means_and_medians():
     assert [(run.seed, run.train_loss) for run in row.seeds] == [(7, 1.0), (8, 2.0), (9, 4.0)]
     assert (row.finished, row.seed, row.trial) == ((3, 3), None, None)
     assert json.loads(board("adam", outcomes=[done(1.0)]).to_json())["rows"][0]["seed"] == 42
+
+
+def test_costs_of_a_tuned_row_are_those_of_its_search_and_its_seeds():
+    """Median over both; the baseline's runs of other lengths take other times."""
+    speeds: list[float] = []
+
+    def outcome(trial: TrialSpec) -> RunRecord:
+        if trial.max_steps is not None:
+            return replace(flat(trial), tokens_per_s=1e6)
+        speeds.append(10.0 * (1 + len(speeds)) ** 2)
+        return replace(flat(trial), tokens_per_s=speeds[-1])
+
+    fake = Fake(tuned_recipe("adamw"), outcome)
+    (row,) = [row for row in fake.board().rows if "A/A" not in row.label]
+    planned = fake.rows[0]
+    own = speeds[: len(planned.search) + len(planned.seeds)]
+    assert len(planned.budgets) > 0
+    assert row.costs.tokens_per_s == statistics.median(own)
+    assert row.costs.tokens_per_s != statistics.median(own[len(planned.search) :])
 
 
 def test_a_loss_that_one_seed_lacks_has_no_mean():
