@@ -121,6 +121,16 @@ def test_costs_of_a_tuned_row_are_those_of_its_search_and_its_seeds():
     assert row.costs.tokens_per_s != statistics.median(own[len(planned.search) :])
 
 
+def test_another_length_counts_when_all_its_seeds_have_run_it():
+    """A mean over other seeds than the rows' would give another number of equivalent steps."""
+    fake = Fake(tuned_recipe("adamw"), flat)
+    shorter, longer = fake.rows[0].budgets
+    assert fake.board().baseline_loss_at_steps.keys() == {shorter, longer}
+    lost = fake.rows[0].budgets[longer][0].id
+    fake.forget(lambda trial: trial.id != lost)
+    assert fake.board().baseline_loss_at_steps.keys() == {shorter}
+
+
 def test_a_loss_that_one_seed_lacks_has_no_mean():
     """That of the others would be a mean over other seeds than the rows beside it have."""
     outcomes = [done(1.0, None), done(2.0, 2.0)]
