@@ -31,10 +31,11 @@ def replace_language_once(monkeypatch: pytest.MonkeyPatch) -> None:
             self._scope.restore()
 
     def once(function: Any) -> Any:
+        named = function.__globals__.values()
         seen = {
-            value.__name__
-            for value in function.__globals__.values()
-            if value in (interpreter.tl, interpreter.tl.core)
+            lang.__name__
+            for lang in (interpreter.tl, interpreter.tl.core)
+            if any(value is lang for value in named)
         }
         if replaced:
             # Nobody restores what a function within a kernel has replaced.
