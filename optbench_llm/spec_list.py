@@ -23,5 +23,5 @@ def split_specs(option: str, text: str) -> list[str]:
     items = [item.strip() for item in items]
     if "" in items:
         empty = items.index("") + 1
-        raise ValueError(f"{option} {text}: item {empty} is empty; write SPEC,SPEC...")
+        raise ValueError(f"{option} {text}: item {empty} is empty; write one comma between two")
     return items
