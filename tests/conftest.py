@@ -25,6 +25,12 @@ ALPACA_FILES = {
 }
 
 
+def pytest_xdist_auto_num_workers() -> int | None:
+    """One more than a small machine has cores: tests that wait for processes leave a core idle."""
+    cores = os.cpu_count() or 1
+    return cores + 1 if cores <= 4 else None
+
+
 def pytest_collection_finish() -> None:
     """Spare the collections that every Trainer begins with a look at all imported modules."""
     gc.collect()

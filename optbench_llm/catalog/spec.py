@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from optbench_llm.catalog.info import OptimizerInfo
@@ -76,6 +77,7 @@ class Spec:
         return self.info.rule_class()
 
 
+@cache
 def parse_spec(text: str) -> Spec:
     """Take a spec apart and resolve its spelling.
 

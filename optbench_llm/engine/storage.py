@@ -12,6 +12,7 @@ from torch import Tensor
 
 from optbench_llm.engine.blockwise import (
     SCALE,
+    TINY,
     decode_positive,
     decode_signed,
     encode_positive,
@@ -105,9 +106,11 @@ class Blockwise:
         return self.positive
 
     def zeros(self, like: Tensor) -> tuple[Tensor, ...]:
-        """Codes and scales of zeros, found from one of them."""
-        code, scale = self.encode(torch.zeros(1, dtype=torch.float32, device=like.device))
-        return code.repeat(like.numel()), scale.repeat(-(-like.numel() // BLOCK))
+        """Codes of 0, which are 0, and the least scale for each block."""
+        count, blocks = like.numel(), -(-like.numel() // BLOCK)
+        dtype = torch.uint8 if self.positive else torch.int8
+        scale = torch.full((blocks,), TINY, dtype=torch.float32, device=like.device)
+        return torch.zeros(count, dtype=dtype, device=like.device), scale
 
     def encode(self, value: Tensor, noise: Noise | None = None) -> tuple[Tensor, ...]:
         """Flat codes, and the scales, one a block."""
