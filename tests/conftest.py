@@ -25,6 +25,7 @@ ALPACA_FILES = {
 }
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int | None:
     """One more than a small machine has cores: tests that wait for processes leave a core idle."""
     cores = os.cpu_count() or 1

@@ -223,16 +223,8 @@ def test_more_processes_than_data_are_refused(tmp_path):
     assert [path.name for path in folder.iterdir()] == ["result.json"]
 
 
-@pytest.mark.parametrize(
-    ("number", "launched"),
-    [
-        (signal.SIGINT, "by the command"),
-        (signal.SIGTERM, "by the command"),
-        (signal.SIGHUP, "by the command"),
-        # torchrun ends its processes alike whichever of them it gets.
-        (signal.SIGTERM, "by torchrun"),
-    ],
-)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("launched", ["by the command", "by torchrun"])
 def test_a_signal_ends_all_processes_in_one_line(tmp_path, data, number, launched):
     """Said once, by the command or else by the first process, and a folder to resume from."""
     folder = tmp_path / "run"

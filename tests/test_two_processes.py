@@ -1,4 +1,4 @@
-"""What the tests' own processes do where one of them dies."""
+"""What the tests' own processes are forked from, and what is said where one of them dies."""
 
 from __future__ import annotations
 
@@ -13,23 +13,26 @@ from two_processes import on_two
 pytestmark = pytest.mark.slow
 
 
-def touch_nothing(calls: Path, times: int) -> None:
-    """The second process reads where no memory is, in its first calls; a file counts them."""
+def touch_nothing() -> None:
+    """The second process reads where no memory is."""
     if os.environ["RANK"] == "1":
-        with calls.open("a") as made:
-            made.write("x")
-        if len(calls.read_text()) <= times:
-            ctypes.string_at(0)
+        ctypes.string_at(0)
 
 
-def test_a_group_that_dies_of_its_memory_is_started_again_and_says_where(tmp_path):
-    with pytest.warns(UserWarning, match=r"started again: exit codes .*-11(.|\n)*in touch_nothing"):
-        on_two(touch_nothing, tmp_path / "calls", 1)
-    assert (tmp_path / "calls").read_text() == "xx"
+def look_at_the_server() -> None:
+    """Raise where what this process was forked from has more than one thread."""
+    tasks = Path(f"/proc/{os.getppid()}/task")
+    names = [(task / "comm").read_text().strip() for task in tasks.iterdir()]
+    assert len(names) == 1, names
 
 
-def test_a_group_that_dies_of_its_memory_twice_fails(tmp_path):
-    frame = r"exit codes .*-11(.|\n)*frame #\d+: ffi_call(.|\n)*in touch_nothing"
-    with pytest.warns(UserWarning, match="again"), pytest.raises(AssertionError, match=frame):
-        on_two(touch_nothing, tmp_path / "calls", 9)
-    assert (tmp_path / "calls").read_text() == "xx"
+def test_processes_are_forked_from_one_thread():
+    """What others hold at a fork is held in the new process for ever, or half done."""
+    on_two(look_at_the_server)
+
+
+def test_a_process_that_dies_of_its_memory_says_where():
+    """In C++ and in Python, for each that dies."""
+    where = r"exit codes .*-11(.|\n)*frame #\d+: ffi_call(.|\n)*in touch_nothing"
+    with pytest.raises(AssertionError, match=where):
+        on_two(touch_nothing)

@@ -12,24 +12,25 @@ import gc
 import multiprocessing
 import os
 import re
-import signal
 import socket
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
 PROCESSES = 2
-#: Exit codes of processes that the system ends for what they did in memory.
-FAULTS = {-signal.SIGSEGV, -signal.SIGBUS}
-#: As many of the last characters that a process printed are shown.
+#: As many of the last characters that each process printed are shown.
 SHOWN = 8000
 #: What faulthandler lists last, over thousands of characters.
 _MODULES = re.compile(r"\nExtension modules: .*\n")
+#: With these the server has one thread when it forks, and a fork takes no other's half-done work
+#: along: else Arrow's allocator has one of its own, and OpenBLAS one for each core.
+_ALONE = {"JE_ARROW_MALLOC_CONF": "background_thread:false", "OMP_NUM_THREADS": "1"}
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
@@ -54,28 +55,12 @@ def on_two(
 def on_processes(
     count: int, function: Callable[..., Any], *args: Any, timeout_s: float = 400, **environment: str
 ) -> None:
-    """Call ``function(*args)`` in so many processes, on the CPU; it may be called a second time.
+    """Call ``function(*args)`` in so many processes, on the CPU.
 
     Raises AssertionError with what they printed where one fails or all take longer than the limit.
-    Where one dies of a fault in memory, all are started again, once, and a warning says where it
-    was. Seen twice among many hundreds of groups, both times with sharded parameters; not seen when
-    looked for, with memory guarded or not, so its cause is not known.
     """
-    codes, said = _run(count, function, args, timeout_s, environment)
-    if FAULTS & {*codes}:
-        warnings.warn(f"started again: exit codes {codes}\n{said}", stacklevel=2)
-        codes, said = _run(count, function, args, timeout_s, environment)
-    assert codes == [0] * count, f"exit codes {codes}\n{said}"
-
-
-def _run(
-    count: int,
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
-    timeout_s: float,
-    environment: dict[str, str],
-) -> tuple[list[int | None], str]:
-    """The exit codes of the processes, and the end of what they printed, those that died last."""
+    with patch.dict(os.environ, _ALONE):
+        forkserver.ensure_running()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -102,10 +87,10 @@ def _run(
             time.sleep(0.02)
         for process in processes:
             process.join()
-        codes = [process.exitcode for process in processes]
-        said = {path: path.read_text(errors="replace") for path in outputs if path.exists()}
-    ended = sorted(zip(codes, said.values(), strict=False), key=lambda own: own[0] in FAULTS)
-    return codes, "".join(_MODULES.sub("", text)[-SHOWN:] for _, text in ended)
+        said = [path.read_text(errors="replace") for path in outputs if path.exists()]
+    codes = [process.exitcode for process in processes]
+    ends = "".join(_MODULES.sub("", text)[-SHOWN:] for text in said)
+    assert codes == [0] * count, f"exit codes {codes}\n{ends}"
 
 
 def _enter(
